@@ -1,0 +1,1 @@
+# Sources of worker/model: checkpoint readers and converters.

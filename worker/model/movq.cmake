@@ -1,0 +1,1 @@
+# Sources of worker/model: text encoder, MoVQ-GAN, model config and pipeline.

@@ -1,0 +1,1 @@
+# Denoiser, diffusion, samplers and interpolation.
