@@ -1,0 +1,143 @@
+// The three stages of Kandinsky Video as plain functions over tensors: no gRPC, no Redis, no files but the weights.
+//
+// A stage object loads what its stage needs from a model directory once and may then run any number of requests.
+// Thread rule: construct, then call Run from one thread at a time. Tensors that go in and come out live on the CPU.
+// Every random number comes from a NoiseSource keyed by (seed, stage, pass, step), so equal requests give equal tensors
+// on any machine of the same build and device type, whether a run was interrupted and resumed or not.
+//
+// Errors: ModelError (bad request, damaged files, cancellation) and c10::Error (device failures, out of memory).
+#ifndef KANDINSKY_WORKER_MODEL_PIPELINE_H_
+#define KANDINSKY_WORKER_MODEL_PIPELINE_H_
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "worker/model/model_config.h"
+#include "worker/model/noise.h"
+
+namespace kandinsky::model {
+
+// Where a model runs and in which type its networks compute. Schedules, x_t and softmax/norm statistics stay float32.
+struct Placement {
+  at::Device device = at::kCPU;
+  at::ScalarType dtype = at::kFloat;  // kFloat, kBFloat16 or kHalf
+};
+
+// "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:N"; anything else, or a device that is not there, is
+// ModelError::kInvalidArgument. The dtype is "float32", "bfloat16" or "float16".
+Placement ParsePlacement(const std::string& device, const std::string& dtype);
+
+// One request with every default already filled in (see ModelConfig::defaults).
+struct GenerationRequest {
+  std::string prompt;
+  std::string negative_prompt;  // empty: none
+  uint64_t seed = 0;
+  int64_t width = 0;   // pixels; a multiple of ModelConfig::size_multiple()
+  int64_t height = 0;  // pixels
+  int64_t steps = 0;   // denoising steps of each of the loops
+  double guidance_scale = 0;
+  double interpolation_guidance_scale = 0;
+  int passes = 2;  // interpolation passes: 0 (16 frames), 1 (61) or 2 (241)
+};
+
+// Throws ModelError::kInvalidArgument naming the first field that the model cannot serve.
+void ValidateRequest(const GenerationRequest& request, const ModelConfig& config);
+
+// Number of frames after `passes` passes over n keyframes: n, 4n-3, 16n-15.
+int64_t FrameCount(int64_t keyframes, int passes);
+
+// Where a stage stands. For keyframes pass is always 0; for interpolation passes count from 0.
+struct StageProgress {
+  int pass = 0;
+  int passes = 1;
+  int64_t step = 0;  // finished denoising steps of this pass
+  int64_t steps = 0;
+  double step_seconds = 0;  // wall time of the last step
+};
+
+// All that is needed to go on after `next_step` finished steps of pass `pass`. Tensors are float32 on the CPU.
+struct StageCheckpoint {
+  int pass = 0;
+  int64_t next_step = 0;
+  at::Tensor x;      // [N, C, h, w] the loop's state x_t
+  at::Tensor video;  // [T, 4, h, w] what this pass started from; undefined for keyframes
+};
+
+struct StageHooks {
+  // Asked before every step and every decoded chunk; true ends the run with ModelError::kCancelled.
+  std::function<bool()> cancelled;
+  // Told after every step.
+  std::function<void(const StageProgress&)> progress;
+  // Asked after every step whether a checkpoint is wanted now; if so `checkpoint` gets it.
+  std::function<bool()> checkpoint_due;
+  std::function<void(const StageCheckpoint&)> checkpoint;
+};
+
+// Stage 1: text encoder + keyframe U-Net. Also holds the image decoder, for the preview.
+class KeyframeStage {
+ public:
+  KeyframeStage(const std::string& model_directory, Placement placement);
+  ~KeyframeStage();
+
+  // -> [T, 4, h, w] float32, T = config().keyframes. `noise` null: SeededNoise(request.seed).
+  at::Tensor Run(const GenerationRequest& request, const StageHooks& hooks = {},
+                 const std::optional<StageCheckpoint>& resume = std::nullopt,
+                 const NoiseSource* noise = nullptr);
+
+  // Decodes keyframes [T, 4, h, w] with the image decoder -> uint8 [T, H, W, 3].
+  at::Tensor Preview(const at::Tensor& keyframes);
+
+  const ModelConfig& config() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Stage 2: the interpolation U-Net, once per pass.
+class InterpolationStage {
+ public:
+  InterpolationStage(const std::string& model_directory, Placement placement);
+  ~InterpolationStage();
+
+  // keyframes [T, 4, h, w] -> [FrameCount(T, request.passes), 4, h, w] float32; passes 0 returns the input.
+  at::Tensor Run(const at::Tensor& keyframes, const GenerationRequest& request,
+                 const StageHooks& hooks = {},
+                 const std::optional<StageCheckpoint>& resume = std::nullopt,
+                 const NoiseSource* noise = nullptr);
+
+  const ModelConfig& config() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Stage 3: the MoVQ-GAN decoder (image or video decoder, as the model directory says).
+class DecodingStage {
+ public:
+  DecodingStage(const std::string& model_directory, Placement placement);
+  ~DecodingStage();
+
+  // Decodes latents [T, 4, h, w] chunk by chunk, in order. `sink` gets the index of the first frame of the chunk and
+  // uint8 [n, H, W, 3] on the CPU (contiguous). Starts at frame `first_frame`, which must be a chunk border (0, or a
+  // number that a sink saw as first + n).
+  void Run(const at::Tensor& latents, const StageHooks& hooks,
+           const std::function<void(int64_t first, const at::Tensor& frames)>& sink,
+           int64_t first_frame = 0);
+
+  const ModelConfig& config() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace kandinsky::model
+
+#endif  // KANDINSKY_WORKER_MODEL_PIPELINE_H_
