@@ -9,7 +9,8 @@
 namespace kandinsky::model {
 namespace {
 
-// Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+// Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC
+// 2011).
 std::array<uint32_t, 4> Philox(std::array<uint32_t, 4> counter, uint64_t seed) {
   constexpr uint64_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;
   constexpr uint32_t kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
@@ -18,18 +19,17 @@ std::array<uint32_t, 4> Philox(std::array<uint32_t, 4> counter, uint64_t seed) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t product0 = kMultiplier0 * counter[0];
     const uint64_t product1 = kMultiplier1 * counter[2];
-    counter = {static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key0,
-               static_cast<uint32_t>(product1),
-               static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key1,
-               static_cast<uint32_t>(product0)};
+    counter = {
+        static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key0, static_cast<uint32_t>(product1),
+        static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key1, static_cast<uint32_t>(product0)};
     key0 += kWeyl0;
     key1 += kWeyl1;
   }
   return counter;
 }
 
-// Two independent standard normals. Computed in double and rounded once, so that a last-bit difference between two
-// math libraries does not reach the result. |z| <= 6.8.
+// Two independent standard normals. Computed in double and rounded once, so that a last-bit
+// difference between two math libraries does not reach the result. |z| <= 6.8.
 void BoxMuller(uint32_t a, uint32_t b, float* out) {
   const double radius = std::sqrt(-2.0 * std::log((a + 0.5) * 0x1p-32));
   const double angle = 2.0 * std::numbers::pi * (b * 0x1p-32);

@@ -64,8 +64,9 @@ struct StageProgress {
 struct StageCheckpoint {
   int pass = 0;
   int64_t next_step = 0;
-  at::Tensor x;      // [N, C, h, w] the loop's state x_t
-  at::Tensor video;  // [T, 4, h, w] what this pass started from; undefined for keyframes
+  at::Tensor x;            // [N, C, h, w] the loop's state x_t
+  at::Tensor previous_x0;  // [N, C, h, w] the last x_0; undefined unless the sampler is a multistep one
+  at::Tensor video;        // [T, 4, h, w] what this pass started from; undefined for keyframes
 };
 
 struct StageHooks {

@@ -1,0 +1,150 @@
+// The denoiser: one U-Net that serves as text-to-image model, keyframe generator and interpolation
+// model.
+//
+// Axes: B videos, T frames (interpolation: T groups, a group being a pair of neighbouring
+// keyframes), N = B*T with the video index outermost, C channels, H W latent height and width, L
+// text tokens, D text width, E embedding width.
+//
+// Thread rule: forward is const over the parameters; several threads may call it on one object at
+// once. Activations are kept in channels-last memory order throughout; inputs may have any order.
+#ifndef KANDINSKY_WORKER_MODEL_UNET_H_
+#define KANDINSKY_WORKER_MODEL_UNET_H_
+
+#include <ATen/ATen.h>
+#include <torch/nn/module.h>
+#include <torch/nn/modules/container/modulelist.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace kandinsky::model {
+
+// How frames of one video see each other.
+enum class TemporalVariant {
+  kNone,                // text-to-image: frames are independent
+  kConv1dAttn1dLayers,  // layers inside the spatial blocks
+  kConv1dAttn1dBlocks,  // blocks after the spatial blocks; the published keyframe generator
+  kConv1dAttn3dBlocks,  // as above, attention in windows of 2x2 pixels x all frames; same
+                        // parameters
+  kConv3dAttn1dBlocks,  // 3x3x3 convolutions at a reduced width between a linear down and up
+                        // projection
+  kInterpolation,  // convolution over groups inside each spatial block; the published interpolation
+                   // model
+};
+
+// "Conv1dAttn1dBlocks" and so on; "none", "interpolation".
+std::string_view TemporalVariantName(TemporalVariant variant);
+TemporalVariant ParseTemporalVariant(std::string_view name);  // throws ModelError::kInvalidArgument
+
+// Defaults are those of Kandinsky 3.0's text-to-image model.
+struct UnetConfig {
+  int64_t model_channels = 384;
+  int64_t init_channels = 192;  // also the width of the sinusoidal embeddings; even and at least 4
+  int64_t num_channels = 4;     // in
+  int64_t out_channels = 4;
+  int64_t time_embed_dim = 1536;  // E
+  int64_t context_dim = 4096;     // D
+  int64_t groups = 32;            // of the group norms
+  int64_t head_dim = 64;
+  int64_t expansion_ratio = 4;
+  int64_t compression_ratio = 2;
+  std::vector<int64_t> dim_mult = {1, 2, 4, 8};  // one entry a level, finest first
+  std::vector<int64_t> num_blocks = {3, 3, 3, 3};
+  std::vector<bool> add_cross_attention = {false, true, true, true};
+  std::vector<bool> add_self_attention = {false, true, true, true};
+  int64_t num_frames = 0;  // frames per video that forward assumes when it is not told; 0: none
+  TemporalVariant temporal_variant = TemporalVariant::kNone;
+
+  // Reads the published keys (see parity/README.md); `num_frames` may be null. "interpolation":
+  // true chooses kInterpolation; else a number in "num_frames" chooses the keyframe generator,
+  // whose variant is the optional "temporal_variant" (default Conv1dAttn1dBlocks). Calls Validate.
+  static UnetConfig FromJson(const nlohmann::json& json);
+  nlohmann::json ToJson() const;
+
+  // Throws ModelError::kInvalidArgument naming the first field that no network can be built from.
+  void Validate() const;
+
+  int64_t levels() const { return static_cast<int64_t>(dim_mult.size()); }
+  // H and W must be multiples of this.
+  int64_t size_multiple() const { return int64_t{1} << (levels() - 1); }
+  bool interpolation() const { return temporal_variant == TemporalVariant::kInterpolation; }
+  // True for the four keyframe variants.
+  bool keyframes() const { return temporal_variant != TemporalVariant::kNone && !interpolation(); }
+};
+
+// Temporal position of keyframe i of n: i*180/n -> float32 [n]. Equal to the published rule (0, s,
+// 2s, .. with s = 180/n) wherever n divides 180.
+at::Tensor TemporalPositions(int64_t frames);
+
+// Told the output of every module that the published implementation would report, in execution
+// order, under its path.
+using TraceSink = std::function<void(const std::string& path, const at::Tensor& output)>;
+
+struct UnetInput {
+  at::Tensor x;             // [N, num_channels, H, W]
+  at::Tensor time;          // [N], [1] or scalar: t * time_scale, an integer value in any dtype
+  at::Tensor context;       // [N, L, D], or [B, L, D]: one for all frames of a video (faster)
+  at::Tensor context_mask;  // [N, L] or [B, L], bool or integer, 1 = visible; undefined: all are
+  int64_t frames = 0;       // T; 0: config.num_frames, or N if that is 0 too
+  at::Tensor
+      temporal_positions;  // [N], [T]; keyframe variants only; undefined: TemporalPositions(T)
+  at::Tensor skip_frames;  // [N], [1] or scalar, 0..19; interpolation only
+};
+
+class ResNetLevel;
+class TimeEmbedding;
+class TextPooling;
+class Conv2d;
+class GroupNorm;
+class Embedding;
+
+// Parameter names are the keys of the published checkpoints: named_parameters() equals the
+// manifests. The constructor does NOT fill the parameters: at::kMeta costs no memory, and on a real
+// device pages stay untouched until a checkpoint is loaded or ResetParameters is called.
+class Unet : public torch::nn::Module {
+ public:
+  // Parameters are created with `options` (device and dtype); the dtype is that of matmuls and
+  // convolutions. Norm statistics, softmax and sinusoids are computed in float32 (float64 if that
+  // is the dtype).
+  explicit Unet(UnetConfig config, const at::TensorOptions& options = {});
+
+  // -> [N, out_channels, H, W] in the parameters' dtype. Throws ModelError::kInvalidArgument on
+  // shapes that do not fit.
+  at::Tensor forward(const UnetInput& input, const TraceSink& trace = nullptr);
+
+  // Random spatial parts (fan-in scaled normal, from a generator seeded with `seed`) and temporal
+  // parts that are the identity.
+  void ResetParameters(uint64_t seed = 0);
+  // Only the temporal parts: fresh random weights whose last layers (or merge scalars) are zero, so
+  // that every frame gets exactly what the spatial network alone gives it.
+  void ResetTemporalParameters(uint64_t seed = 0);
+  // Copies every spatial parameter from a text-to-image network. If this network has more input
+  // channels, the additional ones get zero weights (interpolation: the source reads the middle one
+  // of the three noisy frames); if it has k times the output channels, the source's are repeated k
+  // times.
+  void CopySpatialParameters(const Unet& source);
+
+  // True if the parameter belongs to the temporal parts (those that text-to-image lacks).
+  static bool IsTemporalParameter(std::string_view name);
+
+  const UnetConfig& config() const { return config_; }
+
+ private:
+  const UnetConfig config_;
+  std::shared_ptr<TimeEmbedding> to_time_embed_, to_temporal_embed_, perturbation_to_time_embed_;
+  std::shared_ptr<TextPooling> feature_pooling_;
+  std::shared_ptr<Embedding> skip_embeddings_;
+  at::Tensor time_embed_merge_, skip_merge_;  // [1]
+  std::shared_ptr<Conv2d> in_layer_, out_conv_;
+  std::shared_ptr<GroupNorm> out_norm_;
+  std::vector<std::shared_ptr<ResNetLevel>> down_samples_, up_samples_;
+};
+
+}  // namespace kandinsky::model
+
+#endif  // KANDINSKY_WORKER_MODEL_UNET_H_
