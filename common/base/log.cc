@@ -96,8 +96,8 @@ void Log(LogLevel level, std::string_view message, std::initializer_list<LogFiel
     for (const LogField& field : fields) line += "," + Quote(field.name) + ":" + field.value.json();
     line += "}";
   } else {
-    line = time + " " + LevelName(level) + " " + state.options.component + ": " +
-           std::string(message);
+    line =
+        time + " " + LevelName(level) + " " + state.options.component + ": " + std::string(message);
     for (const LogField& field : fields) {
       line += " " + std::string(field.name) + "=" + field.value.json();
     }

@@ -2,7 +2,8 @@
 //
 //   Log(LogLevel::kInfo, "task claimed", {{"job", id}, {"stage", Name(stage)}, {"attempt", 2}});
 //
-// Thread-safe. No prompt is ever passed to Log unless the process was started with --log_prompts (LogPrompts()).
+// Thread-safe. No prompt is ever passed to Log unless the process was started with --log_prompts
+// (LogPrompts()).
 #ifndef KANDINSKY_COMMON_BASE_LOG_H_
 #define KANDINSKY_COMMON_BASE_LOG_H_
 
@@ -19,7 +20,7 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError };
 // A value of a log field, kept as JSON.
 class LogValue {
  public:
-  LogValue(std::string_view text);                              // NOLINT: implicit on purpose
+  LogValue(std::string_view text);  // NOLINT: implicit on purpose
   LogValue(const std::string& text) : LogValue(std::string_view(text)) {}  // NOLINT
   LogValue(const char* text) : LogValue(std::string_view(text)) {}         // NOLINT
   LogValue(bool value) : json_(value ? "true" : "false") {}                // NOLINT

@@ -1,4 +1,5 @@
-// A tensor in host memory, without LibTorch: what travels between workers and lies in latent stores and checkpoints.
+// A tensor in host memory, without LibTorch: what travels between workers and lies in latent stores
+// and checkpoints.
 #ifndef KANDINSKY_COMMON_LATENT_HOST_TENSOR_H_
 #define KANDINSKY_COMMON_LATENT_HOST_TENSOR_H_
 
@@ -19,16 +20,18 @@ std::string_view Name(DataType dtype);  // "float32", "float16", "bfloat16"
 std::optional<DataType> ParseDataType(std::string_view name);
 size_t ByteWidth(DataType dtype);
 
-// Bytes of a tensor; INVALID_ARGUMENT if a dimension is negative, there are more than 8, or the product overflows or
-// exceeds `limit`.
-absl::StatusOr<uint64_t> CheckedByteSize(DataType dtype, const std::vector<int64_t>& shape, uint64_t limit);
+// Bytes of a tensor; INVALID_ARGUMENT if a dimension is negative, there are more than 8, or the
+// product overflows or exceeds `limit`.
+absl::StatusOr<uint64_t> CheckedByteSize(DataType dtype, const std::vector<int64_t>& shape,
+                                         uint64_t limit);
 
 // Value type; copies share the immutable bytes (little endian, row major).
 class HostTensor {
  public:
   HostTensor() = default;
   // INVALID_ARGUMENT if bytes.size() is not what dtype and shape ask for.
-  static absl::StatusOr<HostTensor> Create(DataType dtype, std::vector<int64_t> shape, std::string bytes);
+  static absl::StatusOr<HostTensor> Create(DataType dtype, std::vector<int64_t> shape,
+                                           std::string bytes);
 
   DataType dtype() const { return dtype_; }
   const std::vector<int64_t>& shape() const { return shape_; }

@@ -1,7 +1,9 @@
-// What a job, a task and an event are: plain values shared by the frontend, the queue and the workers. No I/O.
+// What a job, a task and an event are: plain values shared by the frontend, the queue and the
+// workers. No I/O.
 //
-// job: one user request. task: its part in one stage. The frontend fills in every default before a job is made, so
-// that nothing below it knows defaults. Ranges are those of proto/kandinsky/video/v1/video_service.proto.
+// job: one user request. task: its part in one stage. The frontend fills in every default before a
+// job is made, so that nothing below it knows defaults. Ranges are those of
+// proto/kandinsky/video/v1/video_service.proto.
 #ifndef KANDINSKY_COMMON_QUEUE_JOB_H_
 #define KANDINSKY_COMMON_QUEUE_JOB_H_
 
@@ -35,7 +37,8 @@ enum class Level { kLow = 1, kMedium = 2, kHigh = 3 };
 
 enum class VideoFormat { kMp4 = 1, kWebm = 2, kGif = 3, kFragmentedMp4 = 4 };
 
-// Lower-case names for labels, keys and flags: "keyframes", "queued", "interactive", "high", "mp4", "fragmented-mp4", …
+// Lower-case names for labels, keys and flags: "keyframes", "queued", "interactive", "high", "mp4",
+// "fragmented-mp4", …
 std::string_view Name(Stage stage);
 std::string_view Name(JobState state);
 std::string_view Name(Priority priority);
@@ -49,7 +52,8 @@ std::optional<VideoFormat> ParseVideoFormat(std::string_view name);
 // Interpolation passes of a level: 0, 1, 2.
 int Passes(Level level);
 
-// The stage after `stage` for a video of this level: at level LOW there is nothing to interpolate. Empty after decoding.
+// The stage after `stage` for a video of this level: at level LOW there is nothing to interpolate.
+// Empty after decoding.
 std::optional<Stage> NextStage(Stage stage, Level level);
 std::optional<Stage> PreviousStage(Stage stage, Level level);
 
@@ -116,7 +120,8 @@ struct Job {
   std::optional<JobError> error;
   std::optional<VideoInfo> video;
   std::string last_event_id;
-  // Which attempt's bytes in the video store are the job's; 0 before decoding began. See video_store.h.
+  // Which attempt's bytes in the video store are the job's; 0 before decoding began. See
+  // video_store.h.
   int64_t video_generation = 0;
   bool cancel_requested = false;
 };
@@ -138,7 +143,7 @@ struct JobEvent {
     kStageFinished = 5,
     kRetry = 6,
   };
-  std::string id;     // set by the store; ids of one job compare in order by EventIdLess
+  std::string id;         // set by the store; ids of one job compare in order by EventIdLess
   uint64_t sequence = 0;  // 1, 2, 3, … within the job without gaps; set by the store
   std::string job_id;
   absl::Time time = absl::InfinitePast();  // set by the store
