@@ -1,1 +1,7 @@
-# Sources of worker/model: checkpoint readers and converters.
+# Checkpoint readers, writers and loading into modules.
+target_sources(kandinsky_model PRIVATE
+  checkpoint/index.cc
+  checkpoint/mapped_file.cc
+  checkpoint/safetensors.cc
+  checkpoint/shape.cc
+  checkpoint/tensor_source.cc)

@@ -10,7 +10,8 @@
 
 namespace kandinsky::model {
 
-// Immutable and thread-safe. Shared, because tensors over the mapping outlive the reader that made them.
+// Immutable and thread-safe. Shared, because tensors over the mapping outlive the reader that made
+// them.
 class MappedFile : public std::enable_shared_from_this<MappedFile> {
  public:
   // Throws ModelError::kNotFound when the file cannot be opened (or is not a regular file).
@@ -23,8 +24,9 @@ class MappedFile : public std::enable_shared_from_this<MappedFile> {
   const uint8_t* data() const { return data_; }
   int64_t size() const { return size_; }
 
-  // A tensor of `shape` and element `strides` whose element 0 lies at byte `offset`. The caller has checked that all
-  // elements lie inside the file. Memory that is not aligned for `dtype` is copied first.
+  // A tensor of `shape` and element `strides` whose element 0 lies at byte `offset`. The caller has
+  // checked that all elements lie inside the file. Memory that is not aligned for `dtype` is copied
+  // first.
   at::Tensor Tensor(int64_t offset, at::ScalarType dtype, at::IntArrayRef shape,
                     at::IntArrayRef strides) const;
 

@@ -26,11 +26,11 @@ constexpr char kMetadataKey[] = "__metadata__";
 
 // Spelling in the header, and so all that the format knows and LibTorch can hold.
 constexpr std::pair<const char*, at::ScalarType> kDtypes[] = {
-    {"BOOL", at::kBool},       {"U8", at::kByte},         {"I8", at::kChar},
-    {"I16", at::kShort},       {"U16", at::kUInt16},      {"F16", at::kHalf},
-    {"BF16", at::kBFloat16},   {"I32", at::kInt},         {"U32", at::kUInt32},
-    {"F32", at::kFloat},       {"I64", at::kLong},        {"U64", at::kUInt64},
-    {"F64", at::kDouble},      {"C64", at::kComplexFloat}, {"F8_E4M3", at::kFloat8_e4m3fn},
+    {"BOOL", at::kBool},           {"U8", at::kByte},          {"I8", at::kChar},
+    {"I16", at::kShort},           {"U16", at::kUInt16},       {"F16", at::kHalf},
+    {"BF16", at::kBFloat16},       {"I32", at::kInt},          {"U32", at::kUInt32},
+    {"F32", at::kFloat},           {"I64", at::kLong},         {"U64", at::kUInt64},
+    {"F64", at::kDouble},          {"C64", at::kComplexFloat}, {"F8_E4M3", at::kFloat8_e4m3fn},
     {"F8_E5M2", at::kFloat8_e5m2},
 };
 
@@ -50,14 +50,14 @@ int64_t HeaderLength(const MappedFile& file) {
   if (file.size() < kLengthBytes) return -1;
   uint64_t length = 0;
   for (int i = kLengthBytes - 1; i >= 0; --i) length = length << 8 | file.data()[i];
-  return length <= static_cast<uint64_t>(file.size() - kLengthBytes)
-             ? static_cast<int64_t>(length)
-             : -1;
+  return length <= static_cast<uint64_t>(file.size() - kLengthBytes) ? static_cast<int64_t>(length)
+                                                                     : -1;
 }
 
 }  // namespace
 
-// Takes the header's events one by one, so that memory goes to entries only, never to a document tree.
+// Takes the header's events one by one, so that memory goes to entries only, never to a document
+// tree.
 class SafetensorsFile::HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
  public:
   HeaderHandler(const std::string& path, std::map<std::string, Entry>* entries,
@@ -243,8 +243,8 @@ SafetensorsFile::SafetensorsFile(std::shared_ptr<const MappedFile> file) : file_
     position = entries_.at(*name).end;
   }
   if (position != capacity) {
-    Damaged(path(),
-            std::to_string(capacity - position) + " bytes behind the last tensor are unaccounted for");
+    Damaged(path(), std::to_string(capacity - position) +
+                        " bytes behind the last tensor are unaccounted for");
   }
   for (auto& [name, entry] : entries_) {
     entry.begin += base;
@@ -253,7 +253,8 @@ SafetensorsFile::SafetensorsFile(std::shared_ptr<const MappedFile> file) : file_
 }
 
 bool SafetensorsFile::LooksLike(const MappedFile& file) {
-  // A zip begins with "PK", which read as a length is far beyond any file; JSON begins with a brace, ditto.
+  // A zip begins with "PK", which read as a length is far beyond any file; JSON begins with a
+  // brace, ditto.
   const int64_t length = HeaderLength(file);
   return length > 0 && file.data()[kLengthBytes] == '{';
 }
@@ -281,9 +282,9 @@ void SafetensorsFile::Release(const std::string& name) const {
   file_->Release(entry.begin, entry.end - entry.begin);
 }
 
-SafetensorsWriter::SafetensorsWriter(
-    const std::string& path, const std::vector<std::pair<std::string, TensorMeta>>& tensors,
-    const SafetensorsMetadata& metadata)
+SafetensorsWriter::SafetensorsWriter(const std::string& path,
+                                     const std::vector<std::pair<std::string, TensorMeta>>& tensors,
+                                     const SafetensorsMetadata& metadata)
     : path_(path) {
   // Wide types first, so that every tensor is aligned for its type; then by name.
   std::vector<const std::pair<std::string, TensorMeta>*> order;

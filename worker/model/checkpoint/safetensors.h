@@ -1,4 +1,5 @@
-// The safetensors format: 8 bytes little-endian header length, a JSON header, then the tensors' bytes without gaps.
+// The safetensors format: 8 bytes little-endian header length, a JSON header, then the tensors'
+// bytes without gaps.
 #ifndef KANDINSKY_WORKER_MODEL_CHECKPOINT_SAFETENSORS_H_
 #define KANDINSKY_WORKER_MODEL_CHECKPOINT_SAFETENSORS_H_
 
@@ -16,8 +17,9 @@ namespace kandinsky::model {
 
 using SafetensorsMetadata = std::map<std::string, std::string>;
 
-// Reader. The constructor refuses anything that the format forbids: a header longer than the file, JSON of another
-// shape, unknown types, duplicate names, sizes that do not match shapes, overlapping or unused bytes.
+// Reader. The constructor refuses anything that the format forbids: a header longer than the file,
+// JSON of another shape, unknown types, duplicate names, sizes that do not match shapes,
+// overlapping or unused bytes.
 class SafetensorsFile : public TensorSource {
  public:
   explicit SafetensorsFile(const std::string& path);
@@ -29,8 +31,8 @@ class SafetensorsFile : public TensorSource {
   // The strings of the header's "__metadata__" entry.
   const SafetensorsMetadata& metadata() const { return metadata_; }
 
-  // Whether a file that begins with these bytes and has this size can be one (the header's length is plausible and it
-  // starts with a brace).
+  // Whether a file that begins with these bytes and has this size can be one (the header's length
+  // is plausible and it starts with a brace).
   static bool LooksLike(const MappedFile& file);
 
  protected:
@@ -50,9 +52,10 @@ class SafetensorsFile : public TensorSource {
   SafetensorsMetadata metadata_;
 };
 
-// Writes one file tensor by tensor, so that a model never has to be in memory as a whole. The file appears under its
-// name only when Finish has written, synced and renamed it; a writer that is destroyed before leaves nothing behind.
-// Not thread-safe. Throws ModelError::kDataLoss with the system's reason when writing fails.
+// Writes one file tensor by tensor, so that a model never has to be in memory as a whole. The file
+// appears under its name only when Finish has written, synced and renamed it; a writer that is
+// destroyed before leaves nothing behind. Not thread-safe. Throws ModelError::kDataLoss with the
+// system's reason when writing fails.
 class SafetensorsWriter {
  public:
   // `tensors` is the whole directory of the file. Names must be unique and not "__metadata__".
@@ -63,7 +66,8 @@ class SafetensorsWriter {
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
-  // In any order, each name once. The tensor must have the announced type and shape; any device, any strides.
+  // In any order, each name once. The tensor must have the announced type and shape; any device,
+  // any strides.
   void Write(const std::string& name, const at::Tensor& tensor);
   // Throws kInvalidArgument when a tensor was announced and not written.
   void Finish();

@@ -14,8 +14,9 @@ namespace kandinsky::model {
 
 inline constexpr size_t kMaxDimensions = 32;
 
-// Bytes of a dense tensor; nullopt when an extent is negative, when there are more than kMaxDimensions, or when the
-// product of the extents (zeros left out, so that strides cannot overflow either) exceeds int64.
+// Bytes of a dense tensor; nullopt when an extent is negative, when there are more than
+// kMaxDimensions, or when the product of the extents (zeros left out, so that strides cannot
+// overflow either) exceeds int64.
 std::optional<int64_t> CheckedBytes(at::ScalarType dtype, at::IntArrayRef shape);
 
 // Row-major strides in elements. The shape must have passed CheckedBytes.

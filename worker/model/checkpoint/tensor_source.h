@@ -1,12 +1,13 @@
 // Named tensors in a file: one interface over every checkpoint format that the project reads.
 //
-// Opening a checkpoint reads and checks its directory (names, types, shapes, positions) and nothing else; the tensors
-// stay in the mapped file until they are asked for, one at a time. A file is never trusted: whatever is wrong with it is
-// a ModelError that names the file and the offending entry, and no allocation is larger than the file itself. Only
-// tensors, dicts, lists, strings and numbers are understood; a pickle that wants to call anything is refused.
+// Opening a checkpoint reads and checks its directory (names, types, shapes, positions) and nothing
+// else; the tensors stay in the mapped file until they are asked for, one at a time. A file is
+// never trusted: whatever is wrong with it is a ModelError that names the file and the offending
+// entry, and no allocation is larger than the file itself. Only tensors, dicts, lists, strings and
+// numbers are understood; a pickle that wants to call anything is refused.
 //
-// Thread rule: const and thread-safe after construction. A file must not be truncated by others while it is open
-// (writers in this project replace files by rename, which is safe).
+// Thread rule: const and thread-safe after construction. A file must not be truncated by others
+// while it is open (writers in this project replace files by rename, which is safe).
 #ifndef KANDINSKY_WORKER_MODEL_CHECKPOINT_TENSOR_SOURCE_H_
 #define KANDINSKY_WORKER_MODEL_CHECKPOINT_TENSOR_SOURCE_H_
 
@@ -44,33 +45,37 @@ class TensorSource {
   // The path that was opened, for messages.
   virtual const std::string& path() const = 0;
 
-  // Every tensor's name, sorted. Nested dicts and lists are joined by dots ("unet.in_layer.weight").
+  // Every tensor's name, sorted. Nested dicts and lists are joined by dots
+  // ("unet.in_layer.weight").
   virtual std::vector<std::string> Names() const = 0;
 
   // nullptr when there is no such tensor. Valid as long as the source.
   virtual const TensorMeta* Find(const std::string& name) const = 0;
 
-  // A new, contiguous tensor on `device` that owns its memory. `dtype` converts floating-point tensors only; integers
-  // and booleans keep their type. ModelError::kNotFound names the tensor and the file.
+  // A new, contiguous tensor on `device` that owns its memory. `dtype` converts floating-point
+  // tensors only; integers and booleans keep their type. ModelError::kNotFound names the tensor and
+  // the file.
   at::Tensor Read(const std::string& name, std::optional<at::ScalarType> dtype = std::nullopt,
                   at::Device device = at::kCPU) const;
 
  protected:
   // A tensor over the mapped file (read-only memory, any strides) that keeps the mapping alive.
   virtual at::Tensor View(const std::string& name) const = 0;
-  // Lets the system drop the pages under `name` from this process; they are read again when touched.
+  // Lets the system drop the pages under `name` from this process; they are read again when
+  // touched.
   virtual void Release(const std::string& name) const = 0;
 
   friend class ShardedSource;
-  friend class PrefixedSource;
 };
 
 // Opens a checkpoint and finds out by its content what it is:
 //   * a safetensors file;
 //   * an index (*.index.json) of safetensors or torch shards; shards are looked up next to it;
 //   * a zip file as torch.save writes it (.pt, .pth, .bin, .ckpt);
-//   * a directory that holds exactly one of, in this order: model.safetensors.index.json, model.safetensors,
-//     pytorch_model.bin.index.json, pytorch_model.bin, or any other single *.index.json, *.safetensors, *.pt or *.bin.
+//   * a directory that holds exactly one of, in this order: model.safetensors.index.json,
+//   model.safetensors,
+//     pytorch_model.bin.index.json, pytorch_model.bin, or any other single *.index.json,
+//     *.safetensors, *.pt or *.bin.
 // Throws ModelError::kNotFound (no such file) or kDataLoss (damaged, or none of these).
 std::unique_ptr<TensorSource> OpenCheckpoint(const std::string& path);
 
