@@ -1,11 +1,14 @@
-// The three stages of Kandinsky Video as plain functions over tensors: no gRPC, no Redis, no files but the weights.
+// The three stages of Kandinsky Video as plain functions over tensors: no gRPC, no Redis, no files
+// but the weights.
 //
-// A stage object loads what its stage needs from a model directory once and may then run any number of requests.
-// Thread rule: construct, then call Run from one thread at a time. Tensors that go in and come out live on the CPU.
-// Every random number comes from a NoiseSource keyed by (seed, stage, pass, step), so equal requests give equal tensors
-// on any machine of the same build and device type, whether a run was interrupted and resumed or not.
+// A stage object loads what its stage needs from a model directory once and may then run any number
+// of requests. Thread rule: construct, then call Run from one thread at a time. Tensors that go in
+// and come out live on the CPU. Every random number comes from a NoiseSource keyed by (seed, stage,
+// pass, step), so equal requests give equal tensors on any machine of the same build and device
+// type, whether a run was interrupted and resumed or not.
 //
-// Errors: ModelError (bad request, damaged files, cancellation) and c10::Error (device failures, out of memory).
+// Errors: ModelError (bad request, damaged files, cancellation) and c10::Error (device failures,
+// out of memory).
 #ifndef KANDINSKY_WORKER_MODEL_PIPELINE_H_
 #define KANDINSKY_WORKER_MODEL_PIPELINE_H_
 
@@ -22,14 +25,15 @@
 
 namespace kandinsky::model {
 
-// Where a model runs and in which type its networks compute. Schedules, x_t and softmax/norm statistics stay float32.
+// Where a model runs and in which type its networks compute. Schedules, x_t and softmax/norm
+// statistics stay float32.
 struct Placement {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;  // kFloat, kBFloat16 or kHalf
 };
 
-// "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:N"; anything else, or a device that is not there, is
-// ModelError::kInvalidArgument. The dtype is "float32", "bfloat16" or "float16".
+// "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:N"; anything else, or a device that is
+// not there, is ModelError::kInvalidArgument. The dtype is "float32", "bfloat16" or "float16".
 Placement ParsePlacement(const std::string& device, const std::string& dtype);
 
 // One request with every default already filled in (see ModelConfig::defaults).
@@ -60,13 +64,15 @@ struct StageProgress {
   double step_seconds = 0;  // wall time of the last step
 };
 
-// All that is needed to go on after `next_step` finished steps of pass `pass`. Tensors are float32 on the CPU.
+// All that is needed to go on after `next_step` finished steps of pass `pass`. Tensors are float32
+// on the CPU.
 struct StageCheckpoint {
   int pass = 0;
   int64_t next_step = 0;
-  at::Tensor x;            // [N, C, h, w] the loop's state x_t
-  at::Tensor previous_x0;  // [N, C, h, w] the last x_0; undefined unless the sampler is a multistep one
-  at::Tensor video;        // [T, 4, h, w] what this pass started from; undefined for keyframes
+  at::Tensor x;  // [N, C, h, w] the loop's state x_t
+  at::Tensor
+      previous_x0;   // [N, C, h, w] the last x_0; undefined unless the sampler is a multistep one
+  at::Tensor video;  // [T, 4, h, w] what this pass started from; undefined for keyframes
 };
 
 struct StageHooks {
@@ -106,7 +112,8 @@ class InterpolationStage {
   InterpolationStage(const std::string& model_directory, Placement placement);
   ~InterpolationStage();
 
-  // keyframes [T, 4, h, w] -> [FrameCount(T, request.passes), 4, h, w] float32; passes 0 returns the input.
+  // keyframes [T, 4, h, w] -> [FrameCount(T, request.passes), 4, h, w] float32; passes 0 returns
+  // the input.
   at::Tensor Run(const at::Tensor& keyframes, const GenerationRequest& request,
                  const StageHooks& hooks = {},
                  const std::optional<StageCheckpoint>& resume = std::nullopt,
@@ -125,9 +132,9 @@ class DecodingStage {
   DecodingStage(const std::string& model_directory, Placement placement);
   ~DecodingStage();
 
-  // Decodes latents [T, 4, h, w] chunk by chunk, in order. `sink` gets the index of the first frame of the chunk and
-  // uint8 [n, H, W, 3] on the CPU (contiguous). Starts at frame `first_frame`, which must be a chunk border (0, or a
-  // number that a sink saw as first + n).
+  // Decodes latents [T, 4, h, w] chunk by chunk, in order. `sink` gets the index of the first frame
+  // of the chunk and uint8 [n, H, W, 3] on the CPU (contiguous). Starts at frame `first_frame`,
+  // which must be a chunk border (0, or a number that a sink saw as first + n).
   void Run(const at::Tensor& latents, const StageHooks& hooks,
            const std::function<void(int64_t first, const at::Tensor& frames)>& sink,
            int64_t first_frame = 0);
