@@ -4,61 +4,68 @@
 // LibTorch needs (the frontend) are plain values on the top level and in "defaults", "limits" and
 // "levels":
 //
+// clang-format off
 //   {
 //     "format_version": 1,
-//     "name": "tiny",                      // [A-Za-z0-9._-], 1 to 64 characters
-//     "description": "…",                  // for people
-//     "variant": "Conv1dAttn1dBlocks",     // temporal variant of the keyframe U-Net, informative
-//     "keyframes": 16,                     // frames of stage 1
+//     "name": "tiny",                    // A-Z a-z 0-9 . _ -, 1 to 64 characters
+//     "description": "...",              // for people
+//     "variant": "Conv1dAttn1dBlocks",   // temporal variant of the keyframe U-Net, for people
+//     "keyframes": 16,                   // frames of stage 1
 //     "defaults": {
-//       "level": "high",                   // name of one of the levels
-//       "width": 64, "height": 64,         // pixels
-//       "steps": 50,                       // denoising steps of every loop
+//       "level": "high",                 // name of one of the levels
+//       "width": 64, "height": 64,       // pixels
+//       "steps": 50,                     // denoising steps of every loop
 //       "guidance_scale": 5.0,
 //       "interpolation_guidance_scale": 0.25
 //     },
 //     "limits": {
-//       "width":  {"min": 32, "max": 256, "multiple": 8},   // "multiple" follows from the networks
-//       and is checked "height": {"min": 32, "max": 256, "multiple": 8}, "pixels_max": 65536, //
-//       width * height "steps":  {"min": 2, "max": 100}, "guidance_scale": {"min": 0, "max": 20},
+//       "width":  {"min": 32, "max": 256, "multiple": 8},  // "multiple" follows from the networks
+//       "height": {"min": 32, "max": 256, "multiple": 8},  // and is checked
+//       "pixels_max": 65536,                               // width * height
+//       "steps": {"min": 2, "max": 100},
+//       "guidance_scale": {"min": 0, "max": 20},
 //       "interpolation_guidance_scale": {"min": 0, "max": 5},
-//       "prompt_characters": {"min": 1, "max": 2000},
+//       "prompt_characters": {"min": 1, "max": 2000},      // Unicode code points
 //       "negative_prompt_characters": {"min": 0, "max": 2000}
 //     },
-//     "levels": [                          // level i runs i interpolation passes; all last equally
-//     long
-//       {"name": "low",    "passes": 0, "frames": 16,  "fps": [2, 1]},    // frames per second as a
-//       fraction
+//     "levels": [   // level i runs i interpolation passes; fps is a fraction, frames per second
+//       {"name": "low",    "passes": 0, "frames": 16,  "fps": [2, 1]},
 //       {"name": "medium", "passes": 1, "frames": 61,  "fps": [15, 2]},
 //       {"name": "high",   "passes": 2, "frames": 241, "fps": [30, 1]}
 //     ],
-//     "text_encoder": {…},                 // TextEncoderConfig (text/text_encoder.h)
-//     "keyframe_unet": {…},                // UnetConfig (unet.h)
-//     "interpolation_unet": {…},           // UnetConfig, 20 -> 12 channels
-//     "movq": {…},                         // MovqConfig (movq.h), the image autoencoder
-//     "video_movq": {…},                   // optional: MovqConfig with temporal layers
-//     "keyframe_sampling": {               // SamplingConfig
-//       "sampler": "ddpm",                 // ddpm | ddim | dpm++
-//       "schedule": "cosine",              // cosine | linear
-//       "prediction": "epsilon",           // epsilon | v
-//       "percentile": 0.98,                // dynamic thresholding; null: clip to [-1, 1]
-//       "training_steps": 1000             // ddim and dpm++ choose their timesteps among these;
-//       ddpm builds its
-//     },                                   // schedule over the requested steps T and scales times
-//     by 1000 / T "interpolation_sampling": {…, "skip_frames": [3, 1]},   // skip_frames: one a
-//     pass "decoding": {"decoder": "image", "max_bytes": 0},       // image | video; memory bound,
-//     see DecodeOptions "tokenizer": "spiece.model",         // file in the directory "weights": {
-//     // a file (or a folder in Hugging Face layout) of the directory and the
-//       "text_encoder":  {"file": "text_encoder.safetensors"},  // prefix that its keys carry there
+//     "text_encoder": {...},             // TextEncoderConfig (text/text_encoder.h)
+//     "keyframe_unet": {...},            // UnetConfig (unet.h)
+//     "interpolation_unet": {...},       // UnetConfig
+//     "movq": {...},                     // MovqConfig (movq.h), the image autoencoder
+//     "video_movq": {...},               // optional: MovqConfig with temporal layers
+//     "keyframe_sampling": {             // SamplerConfig (sampler.h)
+//       "sampler": "ddpm",               // ddpm | ddim | dpm++
+//       "schedule": "cosine",            // cosine | linear
+//       "schedule_steps": 0,             // length of the noise schedule; 0: as many as steps
+//       "prediction": "epsilon",         // epsilon | v
+//       "percentile": 0.98,              // dynamic thresholding; null: clip to [-1, 1]
+//       "eta": 0                         // ddim only
+//     },
+//     "interpolation_sampling": {        // the same, and
+//       "skip_frames": [3, 1]            // one number a pass
+//     },
+//     "decoding": {
+//       "decoder": "image",              // image | video
+//       "max_bytes": 0                   // DecodeOptions::max_bytes (movq.h)
+//     },
+//     "tokenizer": "spiece.model",       // a file of the directory
+//     "weights": {   // file (or folder in Hugging Face layout), and what its keys carry in front
+//       "text_encoder":  {"file": "text_encoder.safetensors", "prefix": ""},
 //       "projection":    {"file": "keyframes.safetensors", "prefix": "projections."},
 //       "keyframe_unet": {"file": "keyframes.safetensors", "prefix": "unet."},
-//       "keyframe_null": {"file": "keyframes.safetensors", "prefix": "null_embedding"},   // exact
-//       name of a tensor "interpolation_unet": {"file": "interpolation.safetensors", "prefix":
-//       "unet."}, "interpolation_null": {"file": "interpolation.safetensors", "prefix":
-//       "null_embedding"}, "movq":          {"file": "movq.safetensors"}, "video_movq":    {"file":
-//       "video_movq.safetensors"}
+//       "keyframe_null": {"file": "keyframes.safetensors", "prefix": "null_embedding"},
+//       "interpolation_unet": {"file": "interpolation.safetensors", "prefix": "unet."},
+//       "interpolation_null": {"file": "interpolation.safetensors", "prefix": "null_embedding"},
+//       "movq":          {"file": "movq.safetensors"},
+//       "video_movq":    {"file": "video_movq.safetensors"}   // if there is a video_movq above
 //     }
 //   }
+// clang-format on
 #ifndef KANDINSKY_WORKER_MODEL_MODEL_CONFIG_H_
 #define KANDINSKY_WORKER_MODEL_MODEL_CONFIG_H_
 
@@ -69,22 +76,11 @@
 #include <vector>
 
 #include "worker/model/movq.h"
+#include "worker/model/sampler.h"
 #include "worker/model/text/text_encoder.h"
 #include "worker/model/unet.h"
 
 namespace kandinsky::model {
-
-enum class SamplerKind { kDdpm, kDdim, kDpmPlusPlus };
-
-// How a stage's denoising loop runs; see the format above.
-struct SamplingConfig {
-  SamplerKind sampler = SamplerKind::kDdpm;
-  std::string schedule = "cosine";
-  bool v_prediction = false;
-  std::optional<double> percentile = 0.98;
-  int64_t training_steps = 1000;
-  std::vector<int64_t> skip_frames;  // interpolation only: one a pass
-};
 
 enum class DecoderKind { kImage, kVideo };
 
@@ -147,8 +143,10 @@ struct ModelConfig {
   UnetConfig interpolation_unet;
   MovqConfig movq;
   std::optional<MovqConfig> video_movq;
-  SamplingConfig keyframe_sampling;
-  SamplingConfig interpolation_sampling;
+  // Without the step count, which each request has.
+  SamplerConfig keyframe_sampling;
+  SamplerConfig interpolation_sampling;
+  std::vector<int64_t> skip_frames;  // one an interpolation pass
   DecoderKind decoder = DecoderKind::kImage;
   int64_t decode_max_bytes = 0;
   std::string tokenizer = "spiece.model";
