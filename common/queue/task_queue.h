@@ -4,7 +4,7 @@
 // Delivery is at least once; effects are exactly once. A lease is fenced: its token (worker,
 // delivery count) is checked inside the same atomic script that changes anything, so a worker that
 // was believed dead and comes back can change nothing. Implementations: queue_redis/ (real),
-// fake_task_queue.h (in memory, for tests).
+// fake_queue.h (in memory, for tests).
 //
 // Thread rule: all methods may be called from any thread.
 // Errors of every method with a Lease: FAILED_PRECONDITION when the lease is lost (stop working on
