@@ -1,6 +1,7 @@
 # Checkpoint readers, writers and loading into modules.
 target_sources(kandinsky_model PRIVATE
   checkpoint/index.cc
+  checkpoint/load.cc
   checkpoint/mapped_file.cc
   checkpoint/safetensors.cc
   checkpoint/shape.cc
