@@ -20,7 +20,7 @@ constexpr Named<Stage> kStageNames[] = {{Stage::kKeyframes, "keyframes"},
                                         {Stage::kInterpolation, "interpolation"},
                                         {Stage::kDecoding, "decoding"}};
 constexpr Named<JobState> kStateNames[] = {
-    {JobState::kQueued, "queued"}, {JobState::kRunning, "running"},
+    {JobState::kQueued, "queued"},       {JobState::kRunning, "running"},
     {JobState::kSucceeded, "succeeded"}, {JobState::kFailed, "failed"},
     {JobState::kCancelled, "cancelled"}, {JobState::kExpired, "expired"}};
 constexpr Named<Priority> kPriorityNames[] = {{Priority::kInteractive, "interactive"},
@@ -166,18 +166,18 @@ absl::Status Validate(const QueueOptions& options) {
                                options.retry_base_delay <= absl::Hours(24)},
       {"retry_max_delay", options.retry_max_delay >= options.retry_base_delay &&
                               options.retry_max_delay <= absl::Hours(24)},
-      {"avoid_duration", options.avoid_duration >= absl::ZeroDuration() &&
-                             options.avoid_duration <= absl::Hours(24)},
+      {"avoid_duration",
+       options.avoid_duration >= absl::ZeroDuration() && options.avoid_duration <= absl::Hours(24)},
       {"max_send_backs", options.max_send_backs >= 0 && options.max_send_backs <= 1000000},
       {"batch_ageing", options.batch_ageing >= absl::ZeroDuration() &&
                            options.batch_ageing <= absl::Hours(24 * 365)},
       {"batch_share", options.batch_share >= 1 && options.batch_share <= 1000000},
       {"limits.max_unfinished_jobs", options.limits.max_unfinished_jobs >= 1},
       {"limits.max_unfinished_jobs_per_tenant", options.limits.max_unfinished_jobs_per_tenant >= 1},
-      {"rate_window", options.rate_window >= absl::Seconds(1) &&
-                          options.rate_window <= absl::Hours(24)},
-      {"retention", options.retention >= absl::Milliseconds(1) &&
-                        options.retention <= absl::Hours(24 * 3650)},
+      {"rate_window",
+       options.rate_window >= absl::Seconds(1) && options.rate_window <= absl::Hours(24)},
+      {"retention",
+       options.retention >= absl::Milliseconds(1) && options.retention <= absl::Hours(24 * 3650)},
       {"dead_letter_retention", options.dead_letter_retention >= absl::Milliseconds(1) &&
                                     options.dead_letter_retention <= absl::Hours(24 * 3650)},
       {"max_progress_events", options.max_progress_events >= 1},

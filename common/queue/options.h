@@ -1,5 +1,5 @@
-// What can be tuned about the job engine; the same for the real and the in-memory one. All processes of one deployment
-// must use the same values.
+// What can be tuned about the job engine; the same for the real and the in-memory one. All
+// processes of one deployment must use the same values.
 #ifndef KANDINSKY_COMMON_QUEUE_OPTIONS_H_
 #define KANDINSKY_COMMON_QUEUE_OPTIONS_H_
 
@@ -16,16 +16,19 @@ struct QueueOptions {
   // --- retries
   // Attempts of one stage: failures, and leases that ended because their worker was lost.
   int max_attempts = 4;
-  // A transient failure waits a random time between 0 and min(retry_max_delay, retry_base_delay * 2^(attempt - 1)).
+  // A transient failure waits a random time between 0 and min(retry_max_delay, retry_base_delay *
+  // 2^(attempt - 1)).
   absl::Duration retry_base_delay = absl::Seconds(2);
   absl::Duration retry_max_delay = absl::Minutes(2);
-  // For so long a task that ran out of memory is kept from the worker that had too little; then anybody may try.
+  // For so long a task that ran out of memory is kept from the worker that had too little; then
+  // anybody may try.
   absl::Duration avoid_duration = absl::Minutes(1);
   // How often tasks of one job may be sent back a stage before the job is FAILED with INPUT_LOST.
   int max_send_backs = 16;
 
   // --- order
-  // When the oldest batch task has waited for longer, every `batch_share`-th claim takes a batch task first.
+  // When the oldest batch task has waited for longer, every `batch_share`-th claim takes a batch
+  // task first.
   absl::Duration batch_ageing = absl::Minutes(1);
   int batch_share = 4;
 

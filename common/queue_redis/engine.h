@@ -1,10 +1,11 @@
-// The job engine on Redis, as one object for a main: connections, scripts, queue, jobs, event feed and video store.
+// The job engine on Redis, as one object for a main: connections, scripts, queue, jobs, event feed
+// and video store.
 //
 //   absl::StatusOr<std::unique_ptr<RedisEngine>> engine = OpenRedisEngine(options);
 //   (*engine)->task_queue().Claim(…);
 //
-// Thread rule: everything may be called from any thread. Destroy the engine after all users of its parts; that stops
-// the event feed. docs/queue.md explains keys, scripts and guarantees.
+// Thread rule: everything may be called from any thread. Destroy the engine after all users of its
+// parts; that stops the event feed. docs/queue.md explains keys, scripts and guarantees.
 #ifndef KANDINSKY_COMMON_QUEUE_REDIS_ENGINE_H_
 #define KANDINSKY_COMMON_QUEUE_REDIS_ENGINE_H_
 
@@ -27,14 +28,16 @@ struct RedisEngineOptions {
   // "redis://[[user]:password@]host[:port][/db]", "unix:///path[?db=n]" or
   // "sentinel://[[user]:password@]host:port,host:port/master_name[?db=n]".
   std::string address = "redis://127.0.0.1:6379/0";
-  // Override what the address says when not empty (so that a password need not stand in a command line).
+  // Override what the address says when not empty (so that a password need not stand in a command
+  // line).
   std::string user;
   std::string password;
   absl::Duration connect_timeout = absl::Seconds(2);
   // Of every command; blocking ones get it on top of what they wait.
   absl::Duration command_timeout = absl::Seconds(5);
   int max_connections = 32;
-  // Open: fail with UNAVAILABLE when Redis does not answer. Otherwise the engine opens and its calls fail meanwhile.
+  // Open: fail with UNAVAILABLE when Redis does not answer. Otherwise the engine opens and its
+  // calls fail meanwhile.
   bool require_connection = false;
 
   // All keys begin with this and ':'. Letters, digits, '-', '_'.
@@ -53,7 +56,8 @@ struct RedisEngineOptions {
   int video_segment_bytes = 4 << 20;
 };
 
-// What is wrong with the settings of the server that the engine talks to. Safe operation needs none of these.
+// What is wrong with the settings of the server that the engine talks to. Safe operation needs none
+// of these.
 struct RedisServerCheck {
   bool eviction_enabled = false;  // maxmemory-policy is not noeviction: jobs may vanish
   bool aof_disabled = false;      // appendonly is no: a crash loses accepted jobs
