@@ -12,7 +12,6 @@
 
 #include <ATen/ATen.h>
 #include <torch/nn/module.h>
-#include <torch/nn/modules/container/modulelist.h>
 
 #include <cstdint>
 #include <functional>
@@ -63,11 +62,12 @@ struct UnetConfig {
   // Reads the published keys (see parity/README.md); `num_frames` may be null. "interpolation":
   // true chooses kInterpolation; else a number in "num_frames" chooses the keyframe generator,
   // whose variant is the optional "temporal_variant" (default Conv1dAttn1dBlocks). Calls Validate.
-  static UnetConfig FromJson(const nlohmann::json& json);
+  // `path` names the object in messages.
+  static UnetConfig FromJson(const nlohmann::json& json, const std::string& path = "unet");
   nlohmann::json ToJson() const;
 
   // Throws ModelError::kInvalidArgument naming the first field that no network can be built from.
-  void Validate() const;
+  void Validate(const std::string& path = "unet") const;
 
   int64_t levels() const { return static_cast<int64_t>(dim_mult.size()); }
   // H and W must be multiples of this.
@@ -97,11 +97,13 @@ struct UnetInput {
 };
 
 class ResNetLevel;
-class TimeEmbedding;
-class TextPooling;
+namespace blocks {
 class Conv2d;
-class GroupNorm;
 class Embedding;
+class GroupNorm;
+class TextPooling;
+class TimeEmbedding;
+}  // namespace blocks
 
 // Parameter names are the keys of the published checkpoints: named_parameters() equals the
 // manifests. The constructor does NOT fill the parameters: at::kMeta costs no memory, and on a real
@@ -136,12 +138,13 @@ class Unet : public torch::nn::Module {
 
  private:
   const UnetConfig config_;
-  std::shared_ptr<TimeEmbedding> to_time_embed_, to_temporal_embed_, perturbation_to_time_embed_;
-  std::shared_ptr<TextPooling> feature_pooling_;
-  std::shared_ptr<Embedding> skip_embeddings_;
+  std::shared_ptr<blocks::TimeEmbedding> to_time_embed_, to_temporal_embed_,
+      perturbation_to_time_embed_;
+  std::shared_ptr<blocks::TextPooling> feature_pooling_;
+  std::shared_ptr<blocks::Embedding> skip_embeddings_;
   at::Tensor time_embed_merge_, skip_merge_;  // [1]
-  std::shared_ptr<Conv2d> in_layer_, out_conv_;
-  std::shared_ptr<GroupNorm> out_norm_;
+  std::shared_ptr<blocks::Conv2d> in_layer_, out_conv_;
+  std::shared_ptr<blocks::GroupNorm> out_norm_;
   std::vector<std::shared_ptr<ResNetLevel>> down_samples_, up_samples_;
 };
 

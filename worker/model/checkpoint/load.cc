@@ -116,7 +116,8 @@ void ReplaceStorage(at::Tensor tensor, const at::Tensor& value) {
                      "cannot put " + ShapeToString(value.sizes()) + " in place of " +
                          ShapeToString(tensor.sizes()));
   }
-  const at::Tensor dense = value.detach().contiguous();
+  // The order of the axes in memory stays that of the parameter (channels-last convolutions).
+  const at::Tensor dense = value.detach().contiguous(tensor.suggest_memory_format());
   // Tensor::set_data refuses to leave the meta device; these are the steps that it would take.
   at::TensorImpl* const impl = tensor.unsafeGetTensorImpl();
   impl->set_storage_and_dtype(dense.storage(), dense.dtype());
