@@ -1,0 +1,151 @@
+#include "common/redis/client.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace kandinsky {
+
+// --- session
+// --------------------------------------------------------------------------------------------------------
+
+RedisSession::~RedisSession() {
+  if (connection_ == nullptr) return;
+  bool drop = drop_ || connection_->broken();
+  client_->Return(std::move(connection_), epoch_, drop);
+}
+
+void RedisSession::Look(const RedisValue& value) {
+  if (value.error() &&
+      (absl::StartsWith(value.text, "READONLY ") || absl::StartsWith(value.text, "UNBLOCKED ") ||
+       absl::StartsWith(value.text, "NOAUTH "))) {
+    drop_ = true;
+  }
+}
+
+absl::StatusOr<RedisValue> RedisSession::Command(const RedisCommand& command, absl::Duration wait) {
+  absl::StatusOr<RedisValue> reply = connection_->Command(command, wait);
+  if (!reply.ok()) return reply;
+  Look(*reply);
+  if (absl::Status status = RedisErrorStatus(*reply); !status.ok()) return status;
+  return reply;
+}
+
+absl::StatusOr<std::vector<RedisValue>> RedisSession::Pipeline(
+    const std::vector<RedisCommand>& commands, absl::Duration wait) {
+  absl::StatusOr<std::vector<RedisValue>> replies = connection_->Pipeline(commands, wait);
+  if (replies.ok()) {
+    for (const RedisValue& reply : *replies) Look(reply);
+  }
+  return replies;
+}
+
+absl::StatusOr<RedisValue> RedisSession::Eval(const RedisScript& script,
+                                              const RedisCommand& arguments) {
+  RedisCommand command;
+  command.reserve(arguments.size() + 3);
+  command = {"EVALSHA", script.sha, "0"};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  absl::StatusOr<RedisValue> reply = connection_->Command(command);
+  if (reply.ok() && reply->error() && absl::StartsWith(reply->text, "NOSCRIPT")) {
+    command[0] = "EVAL";
+    command[1] = script.body;
+    reply = connection_->Command(command);
+  }
+  if (!reply.ok()) return reply;
+  Look(*reply);
+  if (absl::Status status = RedisErrorStatus(*reply); !status.ok()) {
+    return absl::Status(status.code(), absl::StrCat(script.name, ": ", status.message()));
+  }
+  return reply;
+}
+
+// --- client
+// ---------------------------------------------------------------------------------------------------------
+
+RedisClient::RedisClient(RedisOptions options)
+    : connector_(std::move(options)), random_(std::random_device()()) {}
+
+absl::StatusOr<RedisSession> RedisClient::Acquire() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  const auto give_up = std::chrono::steady_clock::now() +
+                       absl::ToChronoMicroseconds(connector_.options().command_timeout);
+  for (;;) {
+    while (!idle_.empty()) {
+      std::unique_ptr<RedisConnection> connection = std::move(idle_.back());
+      idle_.pop_back();
+      if (!connection->Stale()) return RedisSession(this, std::move(connection), epoch_);
+      --open_;
+    }
+    if (open_ < connector_.options().max_connections) break;
+    if (returned_.wait_until(lock, give_up) == std::cv_status::timeout && idle_.empty() &&
+        open_ >= connector_.options().max_connections) {
+      return absl::UnavailableError("all connections to Redis are in use");
+    }
+  }
+  if (absl::Now() < next_try_) return last_error_;
+  ++open_;
+  uint64_t epoch = epoch_;
+  lock.unlock();
+  absl::StatusOr<std::unique_ptr<RedisConnection>> connection = connector_.Connect();
+  lock.lock();
+  if (connection.ok()) {
+    failures_ = 0;
+    next_try_ = absl::InfinitePast();
+    return RedisSession(this, std::move(*connection), epoch);
+  }
+  --open_;
+  returned_.notify_one();
+  const RedisOptions& options = connector_.options();
+  absl::Duration delay = options.backoff_base;
+  for (int i = 0; i < failures_ && delay < options.backoff_max; ++i) delay *= 2;
+  delay = std::min(delay, options.backoff_max);
+  next_try_ = absl::Now() + delay * std::uniform_real_distribution<double>(0.5, 1)(random_);
+  ++failures_;
+  last_error_ = connection.status();
+  return last_error_;
+}
+
+void RedisClient::Return(std::unique_ptr<RedisConnection> connection, uint64_t epoch, bool drop) {
+  std::vector<std::unique_ptr<RedisConnection>> closed;
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (drop && epoch == epoch_) {
+    // Its siblings see the same server.
+    ++epoch_;
+    open_ -= static_cast<int>(idle_.size());
+    closed.swap(idle_);
+  }
+  if (drop || epoch != epoch_) {
+    --open_;
+    closed.push_back(std::move(connection));
+  } else {
+    idle_.push_back(std::move(connection));
+  }
+  returned_.notify_one();
+}
+
+absl::StatusOr<RedisValue> RedisClient::Command(const RedisCommand& command, absl::Duration wait) {
+  absl::StatusOr<RedisSession> session = Acquire();
+  if (!session.ok()) return session.status();
+  return session->Command(command, wait);
+}
+
+absl::StatusOr<std::vector<RedisValue>> RedisClient::Pipeline(
+    const std::vector<RedisCommand>& commands) {
+  absl::StatusOr<RedisSession> session = Acquire();
+  if (!session.ok()) return session.status();
+  return session->Pipeline(commands);
+}
+
+absl::StatusOr<RedisValue> RedisClient::Eval(const RedisScript& script,
+                                             const RedisCommand& arguments) {
+  absl::StatusOr<RedisSession> session = Acquire();
+  if (!session.ok()) return session.status();
+  return session->Eval(script, arguments);
+}
+
+}  // namespace kandinsky

@@ -1,0 +1,98 @@
+// A pool of connections to one Redis master.
+//
+//   RedisClient client(*RedisOptions::Parse("redis://127.0.0.1/0"));
+//   absl::StatusOr<RedisValue> value = client.Command({"GET", "key"});
+//
+// Thread-safe. Every call ends within connect and command timeout. When the server is away, calls
+// fail at once with UNAVAILABLE between tries that are spaced by exponential backoff with jitter. A
+// command is never sent twice by itself: after UNAVAILABLE the caller cannot know whether it was
+// carried out. When the server says that it is no master any more (READONLY), all connections are
+// dropped and the Sentinels are asked again.
+#ifndef KANDINSKY_COMMON_REDIS_CLIENT_H_
+#define KANDINSKY_COMMON_REDIS_CLIENT_H_
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/redis/connection.h"
+#include "common/redis/connector.h"
+#include "common/redis/options.h"
+#include "common/redis/script.h"
+#include "common/redis/value.h"
+
+namespace kandinsky {
+
+class RedisClient;
+
+// One connection, borrowed: for commands that must share it. Give it back by destroying it. One
+// thread at a time.
+class RedisSession {
+ public:
+  RedisSession(RedisSession&& other) = default;
+  ~RedisSession();
+
+  // Error replies become statuses.
+  absl::StatusOr<RedisValue> Command(const RedisCommand& command,
+                                     absl::Duration wait = absl::ZeroDuration());
+  // Error replies stay in the values.
+  absl::StatusOr<std::vector<RedisValue>> Pipeline(const std::vector<RedisCommand>& commands,
+                                                   absl::Duration wait = absl::ZeroDuration());
+  // EVALSHA, and EVAL if the server does not know the script yet.
+  absl::StatusOr<RedisValue> Eval(const RedisScript& script, const RedisCommand& arguments);
+
+ private:
+  friend class RedisClient;
+  RedisSession(RedisClient* client, std::unique_ptr<RedisConnection> connection, uint64_t epoch)
+      : client_(client), connection_(std::move(connection)), epoch_(epoch) {}
+  void Look(const RedisValue& value);
+
+  RedisClient* client_;
+  std::unique_ptr<RedisConnection> connection_;
+  uint64_t epoch_;
+  bool drop_ = false;
+};
+
+class RedisClient {
+ public:
+  explicit RedisClient(RedisOptions options);
+  // No session may be out any more.
+  ~RedisClient() = default;
+
+  absl::StatusOr<RedisSession> Acquire();
+
+  // Each with a session of its own.
+  absl::StatusOr<RedisValue> Command(const RedisCommand& command,
+                                     absl::Duration wait = absl::ZeroDuration());
+  absl::StatusOr<std::vector<RedisValue>> Pipeline(const std::vector<RedisCommand>& commands);
+  absl::StatusOr<RedisValue> Eval(const RedisScript& script, const RedisCommand& arguments);
+
+  const RedisOptions& options() const { return connector_.options(); }
+
+ private:
+  friend class RedisSession;
+  void Return(std::unique_ptr<RedisConnection> connection, uint64_t epoch, bool drop);
+
+  RedisConnector connector_;
+
+  std::mutex mutex_;
+  std::condition_variable returned_;
+  std::vector<std::unique_ptr<RedisConnection>> idle_;
+  int open_ = 0;        // idle and borrowed
+  uint64_t epoch_ = 0;  // connections of an older epoch are not used again
+  int failures_ = 0;    // connects in a row that failed
+  absl::Time next_try_ = absl::InfinitePast();
+  absl::Status last_error_;
+  std::mt19937_64 random_;
+};
+
+}  // namespace kandinsky
+
+#endif  // KANDINSKY_COMMON_REDIS_CLIENT_H_
