@@ -8,6 +8,8 @@
 #include "worker/model/checkpoint/mapped_file.h"
 #include "worker/model/checkpoint/safetensors.h"
 #include "worker/model/checkpoint/shape.h"
+#include "worker/model/checkpoint/torch_file.h"
+#include "worker/model/checkpoint/zip.h"
 #include "worker/model/error.h"
 
 namespace kandinsky::model {
@@ -130,6 +132,7 @@ std::unique_ptr<TensorSource> OpenCheckpoint(const std::string& path) {
   if (SafetensorsFile::LooksLike(*file) || path.ends_with(".safetensors")) {
     return std::make_unique<SafetensorsFile>(std::move(file));
   }
+  if (LooksLikeZip(*file)) return std::make_unique<TorchFile>(std::move(file));
   throw ModelError(ModelError::Kind::kDataLoss,
                    path + ": neither safetensors nor a zip file as torch.save writes it");
 }
