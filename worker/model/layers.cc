@@ -36,10 +36,6 @@ Conv2d::Conv2d(int64_t in, int64_t out, int64_t kernel, bool with_bias,
       kernel_(kernel) {}
 
 at::Tensor Conv2d::forward(const at::Tensor& x) const {
-  if (kernel_ == 1) {
-    const at::Tensor tokens = at::linear(Tokens(x), weight.flatten(1), bias);
-    return Image(tokens, x.size(2), x.size(3));
-  }
   const int64_t stride = kernel_ == 2 ? 2 : 1;
   const int64_t padding = kernel_ == 3 ? 1 : 0;
   return at::conv2d(x.contiguous(at::MemoryFormat::ChannelsLast), weight, bias, stride, padding);
@@ -64,10 +60,10 @@ FrameConv::FrameConv(int64_t in, int64_t out, int64_t time_kernel, int64_t spati
 
 at::Tensor FrameConv::forward(const at::Tensor& x, int64_t frames) const {
   const int64_t height = x.size(2), width = x.size(3);
-  const at::Tensor tokens = Tokens(x);  // [B*T, HW, C]
   if (weight.size(2) == 1 && weight.size(3) == 1) {
-    return Image(at::linear(tokens, weight.flatten(1), bias), height, width);
+    return at::conv2d(x.contiguous(at::MemoryFormat::ChannelsLast), weight.squeeze(4), bias);
   }
+  const at::Tensor tokens = Tokens(x);  // [B*T, HW, C]
   if (weight.size(3) == 1) {
     // Time and pixels as the two axes of a 2D convolution: [B, C, T, HW] in channels-last order, no
     // copy.

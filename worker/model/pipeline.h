@@ -72,8 +72,6 @@ struct StageCheckpoint {
   at::Tensor x;  // [N, C, h, w] the loop's state x_t
   // [N, C, h, w] x_0 of the step before; undefined if the sampler needs none.
   at::Tensor previous_x0;
-  at::Tensor
-      previous_x0;   // [N, C, h, w] the last x_0; undefined unless the sampler is a multistep one
   at::Tensor video;  // [T, 4, h, w] what this pass started from; undefined for keyframes
 };
 

@@ -130,12 +130,12 @@ at::Tensor AttentionBlock::forward(const at::Tensor& x, const at::Tensor& time,
     attended =
         attention_->forward(query.reshape({rows, -1, query.size(2)}), text->context, text->mask);
   }
-  at::Tensor y = x + Image(attended.reshape_as(query), height, width);
+  at::Tensor y = Image(attended.reshape_as(query), height, width).add_(x);
   if (temporal_attention_) {
     const at::Tensor tokens = Tokens(temporal_norm_->forward(y, temporal, false));
-    y = y + Image(temporal_attention_->OverFrames(tokens, frames), height, width);
+    y = Image(temporal_attention_->OverFrames(tokens, frames), height, width).add_(y);
   }
-  return feed_forward_->forward(out_norm_->forward(y, time, false)) + y;
+  return feed_forward_->forward(out_norm_->forward(y, time, false)).add_(y);
 }
 
 TemporalAttentionBlock::TemporalAttentionBlock(const AttentionConfig& config, bool windows,
@@ -158,11 +158,11 @@ TemporalAttentionBlock::TemporalAttentionBlock(const AttentionConfig& config, bo
 at::Tensor TemporalAttentionBlock::forward(const at::Tensor& x, const at::Tensor& time,
                                            const at::Tensor& temporal, int64_t frames) const {
   const at::Tensor normed = in_norm_->forward(x, temporal, false);
-  const at::Tensor attended =
+  at::Tensor attended =
       windows_ ? OverWindows(normed, frames)
                : Image(attention_->OverFrames(Tokens(normed), frames), x.size(2), x.size(3));
-  const at::Tensor y = x + attended;
-  return feed_forward_->forward(out_norm_->forward(y, time, false)) + y;
+  const at::Tensor y = attended.add_(x);
+  return feed_forward_->forward(out_norm_->forward(y, time, false)).add_(y);
 }
 
 at::Tensor TemporalAttentionBlock::OverWindows(const at::Tensor& x, int64_t frames) const {

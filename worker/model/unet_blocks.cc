@@ -86,7 +86,7 @@ at::Tensor ResNetBlock::forward(const at::Tensor& x, const Pass& pass) const {
   at::Tensor shortcut = Apply(shortcut_up_sample_, x);
   shortcut = Apply(shortcut_projection_, shortcut);
   shortcut = Apply(shortcut_down_sample_, shortcut);
-  return y + shortcut;
+  return y.add_(shortcut);
 }
 
 TemporalResNetBlock::TemporalResNetBlock(int64_t channels, const UnetConfig& config,
@@ -128,7 +128,7 @@ at::Tensor TemporalResNetBlock::forward(const at::Tensor& x, const Pass& pass) c
   if (temporal_up_projection_) {
     y = Image(temporal_up_projection_->forward(Tokens(y)), height, width);
   }
-  return x + y;
+  return y.add_(x);
 }
 
 }  // namespace kandinsky::model::blocks
