@@ -68,7 +68,9 @@ pb::DoubleRange RangeToProto(const DoubleLimits& limits) {
   return out;
 }
 
-bool IsSet(absl::Time time) { return time != absl::InfinitePast() && time != absl::InfiniteFuture(); }
+bool IsSet(absl::Time time) {
+  return time != absl::InfinitePast() && time != absl::InfiniteFuture();
+}
 
 }  // namespace
 

@@ -1,4 +1,5 @@
-// Between the values of common/queue and the messages of the public API. Pure functions; thread-safe.
+// Between the values of common/queue and the messages of the public API. Pure functions;
+// thread-safe.
 #ifndef KANDINSKY_SERVICES_FRONTEND_CONVERT_H_
 #define KANDINSKY_SERVICES_FRONTEND_CONVERT_H_
 
@@ -11,7 +12,8 @@
 
 namespace kandinsky {
 
-// The arguments must be known values; UNSPECIFIED becomes the default that video_service.proto names.
+// The arguments must be known values; UNSPECIFIED becomes the default that video_service.proto
+// names.
 Level FromProto(video::v1::Level level);
 VideoFormat FromProto(video::v1::VideoFormat format);
 JobState FromProto(video::v1::JobState state);

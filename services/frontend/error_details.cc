@@ -65,9 +65,12 @@ grpc::Status MakeError(const ErrorSpec& spec) { return ToGrpc(ToRpcStatus(spec))
 grpc::Status InvalidRequest(const Violations& violations) {
   const auto& list = violations.list();
   ErrorSpec spec{.code = grpc::StatusCode::INVALID_ARGUMENT, .reason = "INVALID_REQUEST"};
-  if (!list.empty()) spec.message = absl::StrCat(list[0].field, " ", list[0].description);
-  const size_t more = list.size() + violations.dropped() - 1;
-  if (!list.empty() && more > 0) absl::StrAppend(&spec.message, " (and ", more, " more)");
+  if (!list.empty()) {
+    spec.message =
+        absl::StrCat(list[0].field, list[0].field.empty() ? "" : " ", list[0].description);
+    const size_t more = list.size() - 1 + violations.dropped();
+    if (more > 0) absl::StrAppend(&spec.message, " (and ", more, " more)");
+  }
   google::rpc::Status status = ToRpcStatus(spec);
   google::rpc::BadRequest bad;
   for (const auto& violation : list) {
@@ -112,10 +115,11 @@ grpc::Status FromStoreError(const absl::Status& status, const std::string& job_i
     case absl::StatusCode::kNotFound:
       return JobNotFound(job_id);
     case absl::StatusCode::kFailedPrecondition:
-      return MakeError({.code = grpc::StatusCode::FAILED_PRECONDITION,
-                        .reason = "JOB_NOT_FINISHED",
-                        .message = absl::StrCat("job ", job_id, " is not finished: cancel it first"),
-                        .metadata = {{"job_id", job_id}}});
+      return MakeError(
+          {.code = grpc::StatusCode::FAILED_PRECONDITION,
+           .reason = "JOB_NOT_FINISHED",
+           .message = absl::StrCat("job ", job_id, " is not finished: cancel it first"),
+           .metadata = {{"job_id", job_id}}});
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kDeadlineExceeded:
       Log(LogLevel::kDebug, "store unavailable", {{"error", std::string(status.message())}});

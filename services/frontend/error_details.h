@@ -1,5 +1,6 @@
-// Error statuses of the public API: grpc::Status with a google.rpc.Status in its details (grpc-status-details-bin) that
-// always carries ErrorInfo, and BadRequest or RetryInfo where the contract (video_service.proto) says so.
+// Error statuses of the public API: grpc::Status with a google.rpc.Status in its details
+// (grpc-status-details-bin) that always carries ErrorInfo, and BadRequest or RetryInfo where the
+// contract (video_service.proto) says so.
 //
 // Pure functions; thread-safe.
 #ifndef KANDINSKY_SERVICES_FRONTEND_ERROR_DETAILS_H_
@@ -25,8 +26,8 @@ inline constexpr char kErrorDomain[] = "kandinsky.video.v1";
 // What is wrong with a request, field by field. Fields are paths as in "parameters.width".
 class Violations {
  public:
-  // Descriptions name the value and the limit. Only the first kMax are kept, so that the details fit the 8 KiB of
-  // metadata that clients accept; the rest is counted.
+  // Descriptions name the value and the limit. Only the first kMax are kept, so that the details
+  // fit the 8 KiB of metadata that clients accept; the rest is counted.
   static constexpr size_t kMax = 32;
   void Add(std::string field, std::string description);
 
@@ -62,8 +63,8 @@ grpc::Status ModelNotFound(const std::string& model);
 grpc::Status ShuttingDown();
 grpc::Status Overloaded(const std::string& what);
 
-// What a store's failure means to a client; NOT_FOUND is about `job_id`. Details of the store go to the log, not to the
-// client.
+// What a store's failure means to a client; NOT_FOUND is about `job_id`. Details of the store go to
+// the log, not to the client.
 grpc::Status FromStoreError(const absl::Status& status, const std::string& job_id);
 
 // For outcomes of Create that made no job.

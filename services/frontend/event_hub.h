@@ -1,6 +1,7 @@
 // Fans the one event feed of the process out to every stream that follows a job.
 //
-//   EventFeed (one reader) -> EventHub -> Subscriber, Subscriber, … (WatchJob, GenerateVideo, DownloadVideo)
+//   EventFeed (one reader) -> EventHub -> Subscriber, Subscriber, … (WatchJob, GenerateVideo,
+//   DownloadVideo)
 //
 // An event is encoded once, however many streams send it. There is no thread per stream.
 #ifndef KANDINSKY_SERVICES_FRONTEND_EVENT_HUB_H_
@@ -22,7 +23,8 @@
 
 namespace kandinsky {
 
-// An event with its encoding as kandinsky.video.v1.JobEvent, shared by all streams that send it. Immutable.
+// An event with its encoding as kandinsky.video.v1.JobEvent, shared by all streams that send it.
+// Immutable.
 struct EncodedEvent {
   explicit EncodedEvent(const JobEvent& event);
 
@@ -51,18 +53,21 @@ class EventSubscriber {
 // Thread-safe.
 class EventHub {
  public:
-  // `feed` must outlive the hub. `observe` (may be null) sees every event of every job, from the feed's thread.
+  // `feed` must outlive the hub. `observe` (may be null) sees every event of every job, from the
+  // feed's thread.
   EventHub(EventFeed* feed, std::function<void(const JobEvent&)> observe);
   // Stop()s.
   ~EventHub();
   EventHub(const EventHub&) = delete;
   EventHub& operator=(const EventHub&) = delete;
 
-  // While the feed cannot be started, Tick tries again: streams then live on what they read from the store.
+  // While the feed cannot be started, Tick tries again: streams then live on what they read from
+  // the store.
   void Start();
   void Stop();
 
-  // The hub keeps a weak reference: a subscriber that is gone needs no Unsubscribe, but gives its memory back sooner.
+  // The hub keeps a weak reference: a subscriber that is gone needs no Unsubscribe, but gives its
+  // memory back sooner.
   void Subscribe(const std::string& job_id, std::weak_ptr<EventSubscriber> subscriber);
   void Unsubscribe(const std::string& job_id, const EventSubscriber* subscriber);
 

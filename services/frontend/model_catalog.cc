@@ -81,7 +81,8 @@ IntLimits ReadSide(Reader& reader, const json& limits, const json& defaults, con
   multiple = reader.Int(range, path, "multiple", 1, kMaxPixels, 1);
   result.default_value = reader.Int(defaults, "defaults", side, result.min, result.max);
   if (result.default_value % multiple != 0) {
-    reader.Complain(absl::StrCat("defaults.", side), absl::StrCat("must be a multiple of ", multiple));
+    reader.Complain(absl::StrCat("defaults.", side),
+                    absl::StrCat("must be a multiple of ", multiple));
   }
   return result;
 }

@@ -1,5 +1,6 @@
-// The models that clients may ask for, with their limits and defaults: the part of each model directory's model.json
-// (format: worker/model/model_config.h) that a process without LibTorch needs.
+// The models that clients may ask for, with their limits and defaults: the part of each model
+// directory's model.json (format: worker/model/model_config.h) that a process without LibTorch
+// needs.
 //
 // Immutable after Load, so thread-safe.
 #ifndef KANDINSKY_SERVICES_FRONTEND_MODEL_CATALOG_H_
@@ -54,8 +55,8 @@ struct ModelInfo {
 
 class ModelCatalog {
  public:
-  // Reads DIR/model.json of each directory; the first is the default model. INVALID_ARGUMENT names file, field and
-  // limit; NOT_FOUND names a file that cannot be read.
+  // Reads DIR/model.json of each directory; the first is the default model. INVALID_ARGUMENT names
+  // file, field and limit; NOT_FOUND names a file that cannot be read.
   static absl::StatusOr<ModelCatalog> Load(const std::vector<std::string>& directories);
   // The same from texts; `origin` stands for the file in messages. For tests.
   static absl::StatusOr<ModelInfo> Parse(const std::string& json, const std::string& origin);

@@ -37,8 +37,8 @@ bool SanitizeValue(const FieldDescriptor* field, const std::string& path, std::s
   return true;
 }
 
-// Copies `wire` to `clean`, strings that are not UTF-8 emptied. The recursion is as deep as the message types are
-// nested; none of the requests is recursive.
+// Copies `wire` to `clean`, strings that are not UTF-8 emptied. The recursion is as deep as the
+// message types are nested; none of the requests is recursive.
 bool Sanitize(const std::string& wire, const Descriptor& type, const std::string& path,
               std::string& clean, Violations& violations) {
   CodedInputStream in(reinterpret_cast<const uint8_t*>(wire.data()), static_cast<int>(wire.size()));
@@ -52,8 +52,7 @@ bool Sanitize(const std::string& wire, const Descriptor& type, const std::string
     uint32_t size = 0;
     std::string value;
     if (!in.ReadVarint32(&size) || !in.ReadString(&value, static_cast<int>(size))) return false;
-    const FieldDescriptor* field =
-        type.FindFieldByNumber(WireFormatLite::GetTagFieldNumber(tag));
+    const FieldDescriptor* field = type.FindFieldByNumber(WireFormatLite::GetTagFieldNumber(tag));
     if (!SanitizeValue(field, path, value, violations)) return false;
     out.WriteTag(tag);
     out.WriteVarint32(static_cast<uint32_t>(value.size()));

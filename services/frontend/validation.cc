@@ -1,10 +1,14 @@
 #include "services/frontend/validation.h"
 
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+
 #include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/queue/identity.h"
 #include "services/frontend/convert.h"
 #include "services/frontend/text.h"
 
@@ -37,8 +41,7 @@ class ParameterChecker {
       Add("fps", absl::StrCat("is ", in_.fps(), ", must be from ", kMinFps, " to ", kMaxFps));
     }
     if (!in_.model().empty() && !IsIdentifier(in_.model(), "._-", 64)) {
-      Add("model",
-          absl::StrCat("is ", Quote(in_.model()), ", must be 1 to 64 of [A-Za-z0-9._-]"));
+      Add("model", absl::StrCat("is ", Quote(in_.model()), ", must be 1 to 64 of [A-Za-z0-9._-]"));
     }
   }
 
@@ -56,9 +59,8 @@ class ParameterChecker {
                                  " pixels, must be at most ", model.pixels_max));
     }
     out_.steps = CheckRange("steps", in_.has_steps(), in_.steps(), model.steps);
-    out_.guidance_scale =
-        CheckScale("guidance_scale", in_.has_guidance_scale(), in_.guidance_scale(),
-                   model.guidance_scale);
+    out_.guidance_scale = CheckScale("guidance_scale", in_.has_guidance_scale(),
+                                     in_.guidance_scale(), model.guidance_scale);
     out_.interpolation_guidance_scale =
         CheckScale("interpolation_guidance_scale", in_.has_interpolation_guidance_scale(),
                    in_.interpolation_guidance_scale(), model.interpolation_guidance_scale);
@@ -109,8 +111,7 @@ class ParameterChecker {
   int CheckRange(const char* field, bool present, int value, const IntLimits& limits) {
     if (!present) return static_cast<int>(limits.default_value);
     if (value < limits.min || value > limits.max) {
-      Add(field,
-          absl::StrCat("is ", value, ", must be from ", limits.min, " to ", limits.max));
+      Add(field, absl::StrCat("is ", value, ", must be from ", limits.min, " to ", limits.max));
     }
     return value;
   }
@@ -119,8 +120,7 @@ class ParameterChecker {
     if (!present) return limits.default_value;
     // Written so that NaN fails.
     if (!(value >= limits.min && value <= limits.max)) {
-      Add(field,
-          absl::StrCat("is ", value, ", must be from ", limits.min, " to ", limits.max));
+      Add(field, absl::StrCat("is ", value, ", must be from ", limits.min, " to ", limits.max));
     }
     return value;
   }
@@ -146,8 +146,8 @@ class ParameterChecker {
 absl::Duration CheckTimeout(const CreateFields& fields, const CreateRules& rules,
                             Violations& violations) {
   if (fields.timeout == nullptr) {
-    const absl::Duration bounded =
-        std::min(rules.timeouts.default_value, rules.call_remaining.value_or(absl::InfiniteDuration()));
+    const absl::Duration bounded = std::min(
+        rules.timeouts.default_value, rules.call_remaining.value_or(absl::InfiniteDuration()));
     return std::max(bounded, kMinTimeout);
   }
   const int64_t seconds = fields.timeout->seconds();
@@ -168,6 +168,26 @@ void CheckTenant(const std::string& tenant, Violations& violations) {
   }
 }
 
+// Digest of what the client sent, so that a repeated request without a seed is the same payload
+// although the server chose one.
+std::string DigestOf(const CreateFields& fields) {
+  pb::CreateJobRequest canonical;
+  if (fields.parameters) *canonical.mutable_parameters() = *fields.parameters;
+  canonical.set_priority(static_cast<pb::Priority>(fields.priority));
+  if (fields.timeout) *canonical.mutable_timeout() = *fields.timeout;
+  canonical.DiscardUnknownFields();
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream sink(&bytes);
+    google::protobuf::io::CodedOutputStream out(&sink);
+    out.SetSerializationDeterministic(true);
+    canonical.SerializeToCodedStream(&out);
+  }
+  JobSpec hashed;
+  hashed.parameters.prompt = std::move(bytes);
+  return PayloadDigest(hashed);
+}
+
 void CheckEnvelope(const CreateFields& fields, const CreateRules& rules, Violations& violations,
                    JobSpec& spec) {
   if (!fields.request_id.empty() && !IsIdentifier(fields.request_id, "._:-", 128)) {
@@ -180,6 +200,7 @@ void CheckEnvelope(const CreateFields& fields, const CreateRules& rules, Violati
                    absl::StrCat("is ", fields.priority, ", which is no value of Priority"));
   }
   spec.request_id = fields.request_id;
+  if (!fields.request_id.empty()) spec.payload_digest = DigestOf(fields);
   spec.tenant = fields.tenant.empty() ? "default" : fields.tenant;
   spec.priority = fields.priority == pb::PRIORITY_INTERACTIVE ? Priority::kInteractive
                   : fields.priority == pb::PRIORITY_BATCH     ? Priority::kBatch
@@ -207,14 +228,13 @@ grpc::Status MakeJobSpec(const CreateFields& fields, const CreateRules& rules,
 }
 
 void CheckJobId(const std::string& job_id, Violations& violations) {
-  if (!violations.Has("job_id") && !IsIdentifier(job_id, "_-", 64)) {
-    violations.Add("job_id",
-                   absl::StrCat("is ", Quote(job_id), ", must be the id of a job"));
+  if (!violations.Has("job_id") && !IsJobId(job_id)) {
+    violations.Add("job_id", absl::StrCat("is ", Quote(job_id), ", must be the id of a job"));
   }
 }
 
 void CheckAfterEventId(const std::string& event_id, Violations& violations) {
-  if (!event_id.empty() && !violations.Has("after_event_id") && !IsIdentifier(event_id, "_-", 64)) {
+  if (!event_id.empty() && !violations.Has("after_event_id") && !ParseEventId(event_id)) {
     violations.Add("after_event_id",
                    absl::StrCat("is ", Quote(event_id), ", must be the id of an event"));
   }
@@ -223,9 +243,8 @@ void CheckAfterEventId(const std::string& event_id, Violations& violations) {
 ListQuery CheckListJobs(const pb::ListJobsRequest& request, Violations& violations) {
   ListQuery query;
   if (request.page_size() < 0 || request.page_size() > kMaxPageSize) {
-    violations.Add("page_size", absl::StrCat("is ", request.page_size(),
-                                             ", must be from 1 to ", kMaxPageSize,
-                                             ", or 0 for ", kDefaultPageSize));
+    violations.Add("page_size", absl::StrCat("is ", request.page_size(), ", must be from 1 to ",
+                                             kMaxPageSize, ", or 0 for ", kDefaultPageSize));
   } else if (request.page_size() > 0) {
     query.page_size = request.page_size();
   }

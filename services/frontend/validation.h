@@ -1,7 +1,8 @@
-// Checks requests at the edge and fills in every default, so that nothing behind the frontend sees a bad value.
+// Checks requests at the edge and fills in every default, so that nothing behind the frontend sees
+// a bad value.
 //
-// Every function adds ALL violations that it finds; a field that already has one (not UTF-8) is not judged again.
-// Pure functions; thread-safe.
+// Every function adds ALL violations that it finds; a field that already has one (not UTF-8) is not
+// judged again. Pure functions; thread-safe.
 #ifndef KANDINSKY_SERVICES_FRONTEND_VALIDATION_H_
 #define KANDINSKY_SERVICES_FRONTEND_VALIDATION_H_
 
@@ -29,7 +30,8 @@ struct TimeoutLimits {
   absl::Duration max = absl::Hours(24);
 };
 
-// What CreateJobRequest and GenerateVideoRequest have in common. Pointers may be null: the field is absent.
+// What CreateJobRequest and GenerateVideoRequest have in common. Pointers may be null: the field is
+// absent.
 struct CreateFields {
   const video::v1::GenerationParameters* parameters = nullptr;
   std::string request_id;
@@ -47,7 +49,8 @@ struct CreateRules {
   std::function<uint64_t()> choose_seed;
 };
 
-// Makes the spec of the job. The status is OK, INVALID_REQUEST with `violations`, or MODEL_NOT_FOUND.
+// Makes the spec of the job. The status is OK, INVALID_REQUEST with `violations`, or
+// MODEL_NOT_FOUND.
 grpc::Status MakeJobSpec(const CreateFields& fields, const CreateRules& rules,
                          Violations& violations, JobSpec& spec);
 

@@ -1,8 +1,9 @@
-// A bounded number of threads for calls that block (the stores), so that gRPC's own threads never do.
+// A bounded number of threads for calls that block (the stores), so that gRPC's own threads never
+// do.
 //
-// Two lanes: unary calls, with a client that waits for one answer, go first; stream work (catching up, reading chunks)
-// may use all threads but kReservedThreads. The queue needs no lock-step with the stores: work that waited longer than
-// its patience is told so instead of being run.
+// Two lanes: unary calls, with a client that waits for one answer, go first; stream work (catching
+// up, reading chunks) may use all threads but kReservedThreads. The queue needs no lock-step with
+// the stores: work that waited longer than its patience is told so instead of being run.
 #ifndef KANDINSKY_SERVICES_FRONTEND_WORK_POOL_H_
 #define KANDINSKY_SERVICES_FRONTEND_WORK_POOL_H_
 
@@ -35,11 +36,12 @@ class WorkPool {
   WorkPool(const WorkPool&) = delete;
   WorkPool& operator=(const WorkPool&) = delete;
 
-  // Calls `work` exactly once, from a thread of the pool, unless it returns false (too much waits, or stopped).
+  // Calls `work` exactly once, from a thread of the pool, unless it returns false (too much waits,
+  // or stopped).
   bool SubmitUnary(UnaryWork work);
 
-  // Runs `work`; dropped without a call when the pool is stopped. Each stream has at most one piece of work here, so
-  // the number of streams bounds the queue.
+  // Runs `work`; dropped without a call when the pool is stopped. Each stream has at most one piece
+  // of work here, so the number of streams bounds the queue.
   void SubmitStream(std::function<void()> work);
 
   // Waits for what runs; unary work that still waits is called with kStopped. Idempotent.

@@ -1,0 +1,57 @@
+// A thread that does one thing again and again.
+#ifndef KANDINSKY_SERVICES_FRONTEND_PERIODIC_H_
+#define KANDINSKY_SERVICES_FRONTEND_PERIODIC_H_
+
+#include <functional>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+
+namespace kandinsky {
+
+// Start and Stop from one thread.
+class Periodic {
+ public:
+  // Calls `run` at once and then `period` after it last returned.
+  Periodic(absl::Duration period, std::function<void()> run)
+      : period_(period), run_(std::move(run)) {}
+  ~Periodic() { Stop(); }
+  Periodic(const Periodic&) = delete;
+  Periodic& operator=(const Periodic&) = delete;
+
+  void Start() {
+    thread_ = std::thread([this] {
+      do {
+        run_();
+      } while (!WaitForStop());
+    });
+  }
+
+  // Waits for the call under way. Idempotent.
+  void Stop() {
+    {
+      absl::MutexLock lock(&mutex_);
+      stopped_ = true;
+    }
+    if (thread_.joinable()) thread_.join();
+  }
+
+ private:
+  bool WaitForStop() {
+    absl::MutexLock lock(&mutex_);
+    return mutex_.AwaitWithTimeout(absl::Condition(&stopped_), period_);
+  }
+
+  const absl::Duration period_;
+  const std::function<void()> run_;
+  std::thread thread_;
+
+  absl::Mutex mutex_;
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace kandinsky
+
+#endif  // KANDINSKY_SERVICES_FRONTEND_PERIODIC_H_
