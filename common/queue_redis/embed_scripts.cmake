@@ -1,0 +1,12 @@
+# cmake -DOUTPUT=file.cc -DDIR=scripts -P embed_scripts.cmake: the Lua files as C++ strings.
+file(GLOB files ${DIR}/*.lua)
+list(SORT files)
+set(text "// Made from common/queue_redis/scripts/*.lua.\n#include \"common/queue_redis/scripts.h\"\n\n")
+string(APPEND text "namespace kandinsky::internal {\n\nconst EmbeddedScript kEmbeddedScripts[] = {\n")
+foreach(file ${files})
+  get_filename_component(name ${file} NAME_WE)
+  file(READ ${file} body)
+  string(APPEND text "    {\"${name}\", R\"__LUA__(${body})__LUA__\"},\n")
+endforeach()
+string(APPEND text "    {nullptr, nullptr},\n};\n\n}  // namespace kandinsky::internal\n")
+file(WRITE ${OUTPUT} "${text}")

@@ -1,0 +1,11 @@
+#!lua flags=allow-oom
+-- Hands a task back to its old place in the line; no attempt is counted.
+-- KEYS: none (see keys.cc).  ARGV: 1 to 6 lease (see lib.lua)
+-- Result: {'OK'} | {'LOST'} | {'DONE'}
+local j, mine = fence()
+if not j then return {mine} end
+if stop_if_due(j, mine) then return {'OK'} end
+end_lease(j, mine)
+enqueue(j, j.en)
+save(j)
+return {'OK'}

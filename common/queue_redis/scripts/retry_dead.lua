@@ -1,0 +1,30 @@
+#!lua
+-- Makes a dead letter QUEUED again in the stage where it failed, with fresh attempts and a fresh deadline.
+-- KEYS: none (see keys.cc).  ARGV: 1 job id
+-- Result: {'OK'} | {'NONE'} | {'NOT_DEAD'}
+local id = ARGV[1]
+local j = load(id)
+if not j then return {'NONE'} end
+if j.st ~= FAILED or not call('ZSCORE', DEAD, id) then return {'NOT_DEAD'} end
+call('ZREM', DEAD, id)
+call('ZREM', EXPIRY, id)
+for _, key in ipairs({JOB(id), EVENTS(id), PROGRESS(id)}) do call('PERSIST', key) end
+if j.rk ~= '' then call('PERSIST', REQUEST(j.tn, j.rk)) end
+call('HDEL', JOB(id), 'er', 'em', 'es', 'ea', 'ew', 'ft', 'xt', 'sta', 'o1', 'o2', 'o3')
+local deadline = now + call('HGET', JOB(id), 'to')
+j.st = QUEUED
+j.at = 1
+put(j, 'st', QUEUED)
+put(j, 'at', 1)
+put(j, 'dl', deadline)
+put(j, 'cx', '0')
+put(j, 'av', '')
+put(j, 'sb', 0)
+put(j, 'dn', '')
+for sg = 1, 3 do put(j, 'f' .. sg, 0) end
+publish(j, STATE_CHANGED)
+call('ZADD', DEADLINES, deadline, id)
+call('HINCRBY', UNFINISHED, j.tn, 1)
+enqueue(j, now)
+save(j)
+return {'OK'}
