@@ -1,1 +1,15 @@
-# Sources of worker/model: text encoder, MoVQ-GAN, model config and pipeline.
+# Text encoder, MoVQ-GAN, model config and pipeline.
+target_sources(kandinsky_model PRIVATE
+  json_reader.cc
+  model_config.cc
+  movq.cc
+  movq_norm.cc
+  pipeline.cc
+  pipeline_parts.cc
+  text/embedding_cache.cc
+  text/text_encoder.cc
+  text/tokenizer.cc)
+
+# SentencePiece is built against the system's protobuf.
+find_library(KANDINSKY_PROTOBUF_LITE protobuf-lite REQUIRED)
+target_link_libraries(kandinsky_model PRIVATE ${KANDINSKY_PROTOBUF_LITE})

@@ -1,0 +1,357 @@
+#include "worker/model/pipeline.h"
+
+#include <ATen/core/grad_mode.h>
+#include <torch/cuda.h>
+
+#include <charconv>
+#include <cmath>
+#include <utility>
+
+#include "worker/model/checkpoint/load.h"
+#include "worker/model/checkpoint/tensor_source.h"
+#include "worker/model/error.h"
+#include "worker/model/interpolation.h"
+#include "worker/model/pipeline_parts.h"
+
+namespace kandinsky::model {
+namespace {
+
+// Contexts of 128 tokens by 4096 floats are 2 MiB: the cache holds a hundred of the largest.
+constexpr size_t kCachedPrompts = 256;
+constexpr int64_t kCachedBytes = 256 << 20;
+
+[[noreturn]] void Invalid(const std::string& message) {
+  throw ModelError(ModelError::Kind::kInvalidArgument, message);
+}
+
+at::TensorOptions MetaOptions(const Placement& placement) {
+  return at::TensorOptions(at::kMeta).dtype(placement.dtype);
+}
+
+// Fills a module that was built on the meta device.
+void LoadModule(torch::nn::Module& module, const std::string& directory, const WeightSource& from,
+                LoadOptions options) {
+  const std::unique_ptr<TensorSource> source = OpenCheckpoint(directory + "/" + from.file);
+  options.prefix = from.prefix;
+  LoadInto(module, *source, options);
+  module.eval();
+  for (at::Tensor& parameter : module.parameters()) parameter.set_requires_grad(false);
+}
+
+std::unique_ptr<TextEncoder> LoadTextEncoder(const ModelConfig& config,
+                                             const std::string& directory,
+                                             const Placement& placement) {
+  auto encoder = std::make_unique<TextEncoder>(config.text_encoder, MetaOptions(placement));
+  LoadModule(encoder->t5(), directory, config.weights.text_encoder,
+             {.ignored = {"decoder.", "lm_head."},
+              .aliases = {{"shared.weight", {"encoder.embed_tokens.weight"}}},
+              .dtype = placement.dtype,
+              .device = placement.device});
+  LoadModule(encoder->projection(), directory, config.weights.projection,
+             {.dtype = at::kFloat, .device = placement.device});
+  return encoder;
+}
+
+std::unique_ptr<Unet> LoadUnet(const UnetConfig& config, const std::string& directory,
+                               const WeightSource& source, const Placement& placement) {
+  auto unet = std::make_unique<Unet>(config, MetaOptions(placement));
+  LoadModule(*unet, directory, source, {.dtype = placement.dtype, .device = placement.device});
+  return unet;
+}
+
+at::Tensor LoadNull(const std::string& directory, const WeightSource& source, int64_t width) {
+  const std::unique_ptr<TensorSource> file = OpenCheckpoint(directory + "/" + source.file);
+  return LoadNullEmbedding(*file, source.prefix, width);
+}
+
+std::unique_ptr<Movq> LoadDecoder(const MovqConfig& config, const std::string& directory,
+                                  const WeightSource& source, const Placement& placement) {
+  auto movq = std::make_unique<Movq>(config, MetaOptions(placement), /*decoder_only=*/true);
+  LoadModule(*movq, directory, source,
+             {.ignored = {"encoder.", "quant_conv."},
+              .dtype = placement.dtype,
+              .device = placement.device});
+  return movq;
+}
+
+SamplerConfig WithSteps(SamplerConfig config, int64_t steps) {
+  config.steps = steps;
+  return config;
+}
+
+// Length in code points, or -1 if the text is not UTF-8 (overlong forms and surrogates are refused,
+// too).
+int64_t CountCharacters(const std::string& text) {
+  int64_t count = 0;
+  for (size_t i = 0; i < text.size(); ++count) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    const int length = byte < 0x80             ? 1
+                       : (byte & 0xe0) == 0xc0 ? 2
+                       : (byte & 0xf0) == 0xe0 ? 3
+                       : (byte & 0xf8) == 0xf0 ? 4
+                                               : 0;
+    if (length == 0 || i + length > text.size()) return -1;
+    uint32_t code = length == 1 ? byte : byte & (0xff >> (length + 1));
+    for (int k = 1; k < length; ++k) {
+      const auto next = static_cast<unsigned char>(text[i + k]);
+      if ((next & 0xc0) != 0x80) return -1;
+      code = code << 6 | (next & 0x3f);
+    }
+    constexpr uint32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};
+    if (code < kLeast[length] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return -1;
+    i += length;
+  }
+  return count;
+}
+
+void CheckInt(const char* field, int64_t value, const IntRange& range, int64_t multiple = 1) {
+  if (value >= range.min && value <= range.max && value % multiple == 0) return;
+  Invalid(std::string(field) + " is " + std::to_string(value) + ", must be " +
+          (multiple > 1 ? "a multiple of " + std::to_string(multiple) + " " : "") + "from " +
+          std::to_string(range.min) + " to " + std::to_string(range.max));
+}
+
+void CheckDouble(const char* field, double value, const DoubleRange& range) {
+  if (value >= range.min && value <= range.max) return;  // a NaN is not
+  Invalid(std::string(field) + " is " + std::to_string(value) + ", must be from " +
+          std::to_string(range.min) + " to " + std::to_string(range.max));
+}
+
+void CheckText(const char* field, const std::string& text, const IntRange& range) {
+  const int64_t characters = CountCharacters(text);
+  if (characters < 0) Invalid(std::string(field) + " is not valid UTF-8");
+  CheckInt((std::string(field) + " length").c_str(), characters, range);
+}
+
+void CheckVideo(const char* field, const at::Tensor& video, int64_t channels) {
+  if (video.defined() && video.dim() == 4 && video.size(1) == channels && video.numel() > 0 &&
+      video.is_floating_point()) {
+    return;
+  }
+  Invalid(std::string(field) + " has shape " +
+          (video.defined() ? c10::str(video.sizes()) : std::string("nothing")) +
+          ", must be floating-point [T, " + std::to_string(channels) + ", h, w]");
+}
+
+}  // namespace
+
+Placement ParsePlacement(const std::string& device, const std::string& dtype) {
+  Placement placement;
+  const auto devices =
+      static_cast<int64_t>(torch::cuda::is_available() ? torch::cuda::device_count() : 0);
+  if (device == "auto") {
+    placement.device = devices > 0 ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  } else if (device == "cpu") {
+    placement.device = at::kCPU;
+  } else if (device == "cuda" || device.rfind("cuda:", 0) == 0) {
+    int64_t index = 0;
+    if (device != "cuda") {
+      const char *begin = device.data() + 5, *end = device.data() + device.size();
+      const auto [stop, error] = std::from_chars(begin, end, index);
+      if (error != std::errc() || stop != end || index < 0) {
+        Invalid("device is \"" + device + "\", must be auto, cpu, cuda or cuda:N");
+      }
+    }
+    if (index >= devices) {
+      Invalid("device is \"" + device + "\", but this machine offers " + std::to_string(devices) +
+              " CUDA devices");
+    }
+    placement.device = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
+  } else {
+    Invalid("device is \"" + device + "\", must be auto, cpu, cuda or cuda:N");
+  }
+  if (dtype == "float32") {
+    placement.dtype = at::kFloat;
+  } else if (dtype == "bfloat16") {
+    placement.dtype = at::kBFloat16;
+  } else if (dtype == "float16") {
+    placement.dtype = at::kHalf;
+  } else {
+    Invalid("dtype is \"" + dtype + "\", must be float32, bfloat16 or float16");
+  }
+  return placement;
+}
+
+void ValidateRequest(const GenerationRequest& request, const ModelConfig& config) {
+  CheckText("prompt", request.prompt, config.limits.prompt_characters);
+  CheckText("negative_prompt", request.negative_prompt, config.limits.negative_prompt_characters);
+  CheckInt("width", request.width, config.limits.width, config.size_multiple());
+  CheckInt("height", request.height, config.limits.height, config.size_multiple());
+  if (request.width * request.height > config.limits.pixels_max) {
+    Invalid("width * height is " + std::to_string(request.width * request.height) +
+            ", must be at most " + std::to_string(config.limits.pixels_max));
+  }
+  CheckInt("steps", request.steps, config.limits.steps);
+  CheckDouble("guidance_scale", request.guidance_scale, config.limits.guidance_scale);
+  CheckDouble("interpolation_guidance_scale", request.interpolation_guidance_scale,
+              config.limits.interpolation_guidance_scale);
+  CheckInt("passes", request.passes, {0, static_cast<int64_t>(config.levels.size()) - 1});
+}
+
+int64_t FrameCount(int64_t keyframes, int passes) {
+  for (int pass = 0; pass < passes; ++pass) keyframes = 4 * keyframes - 3;
+  return keyframes;
+}
+
+struct KeyframeStage::Impl {
+  ModelConfig config;
+  Placement placement;
+  Tokenizer tokenizer;
+  std::unique_ptr<TextEncoder> encoder;
+  std::unique_ptr<Unet> unet;
+  at::Tensor null_embedding;  // [W]
+  std::unique_ptr<Movq> movq;
+  EmbeddingCache cache{kCachedPrompts, kCachedBytes};
+};
+
+KeyframeStage::KeyframeStage(const std::string& model_directory, Placement placement) {
+  ModelConfig config = ModelConfig::Load(model_directory);
+  Tokenizer tokenizer(model_directory + "/" + config.tokenizer);
+  if (tokenizer.vocabulary() > config.text_encoder.vocab_size) {
+    Invalid("model.json: text_encoder.vocab_size is " +
+            std::to_string(config.text_encoder.vocab_size) + ", must be at least " +
+            std::to_string(tokenizer.vocabulary()) + " for this tokenizer");
+  }
+  auto encoder = LoadTextEncoder(config, model_directory, placement);
+  auto unet =
+      LoadUnet(config.keyframe_unet, model_directory, config.weights.keyframe_unet, placement);
+  at::Tensor null_embedding =
+      LoadNull(model_directory, config.weights.keyframe_null, config.keyframe_unet.context_dim);
+  auto movq = LoadDecoder(config.movq, model_directory, config.weights.movq, placement);
+  impl_.reset(new Impl{std::move(config), placement, std::move(tokenizer), std::move(encoder),
+                       std::move(unet), std::move(null_embedding), std::move(movq)});
+}
+
+KeyframeStage::~KeyframeStage() = default;
+
+at::Tensor KeyframeStage::Run(const GenerationRequest& request, const StageHooks& hooks,
+                              const std::optional<StageCheckpoint>& resume,
+                              const NoiseSource* noise) {
+  ValidateRequest(request, impl_->config);
+  if (hooks.cancelled && hooks.cancelled()) {
+    throw ModelError(ModelError::Kind::kCancelled, "cancelled before the text encoder");
+  }
+  const EncodedPrompt prompt =
+      impl_->cache.GetOrCompute({impl_->config.name, request.prompt, request.negative_prompt}, [&] {
+        return EncodePrompt(impl_->tokenizer, *impl_->encoder, request.prompt,
+                            request.negative_prompt.empty() ? nullptr : &request.negative_prompt);
+      });
+  const SeededNoise seeded(request.seed);
+  const int64_t cell = impl_->config.movq.downsampling();
+  return SampleKeyframes(
+      *impl_->unet, prompt, impl_->null_embedding, impl_->config.keyframes, request.height / cell,
+      request.width / cell, WithSteps(impl_->config.keyframe_sampling, request.steps),
+      {.scale = request.guidance_scale}, noise != nullptr ? *noise : seeded, hooks, resume);
+}
+
+at::Tensor KeyframeStage::Preview(const at::Tensor& keyframes) {
+  at::NoGradGuard no_grad;
+  CheckVideo("keyframes", keyframes, impl_->config.movq.z_channels);
+  std::vector<at::Tensor> frames;  // uint8 [1, H, W, 3]
+  for (const at::Tensor& frame : keyframes.split(1)) {
+    frames.push_back(ToPixels(impl_->movq->Decode(frame.to(impl_->placement.device),
+                                                  {impl_->config.decode_max_bytes}))
+                         .to(at::kCPU));
+  }
+  return at::cat(frames);
+}
+
+const ModelConfig& KeyframeStage::config() const { return impl_->config; }
+
+struct InterpolationStage::Impl {
+  ModelConfig config;
+  Placement placement;
+  std::unique_ptr<Unet> unet;
+  at::Tensor null_embedding;  // [W]
+};
+
+InterpolationStage::InterpolationStage(const std::string& model_directory, Placement placement) {
+  ModelConfig config = ModelConfig::Load(model_directory);
+  auto unet = LoadUnet(config.interpolation_unet, model_directory,
+                       config.weights.interpolation_unet, placement);
+  at::Tensor null_embedding = LoadNull(model_directory, config.weights.interpolation_null,
+                                       config.interpolation_unet.context_dim);
+  impl_.reset(new Impl{std::move(config), placement, std::move(unet), std::move(null_embedding)});
+}
+
+InterpolationStage::~InterpolationStage() = default;
+
+at::Tensor InterpolationStage::Run(const at::Tensor& keyframes, const GenerationRequest& request,
+                                   const StageHooks& hooks,
+                                   const std::optional<StageCheckpoint>& resume,
+                                   const NoiseSource* noise) {
+  const ModelConfig& config = impl_->config;
+  ValidateRequest(request, config);
+  CheckVideo("keyframes", keyframes, config.movq.z_channels);
+  if (keyframes.size(0) < 2) Invalid("keyframes has 1 frame, must have at least 2");
+  at::Tensor video = keyframes.to(at::kCPU, at::kFloat);
+  int first_pass = 0;
+  if (resume) {
+    first_pass = resume->pass;
+    if (first_pass < 0 || first_pass >= request.passes) {
+      Invalid("checkpoint.pass is " + std::to_string(first_pass) + ", must be from 0 to " +
+              std::to_string(request.passes - 1));
+    }
+    CheckVideo("checkpoint.video", resume->video, config.movq.z_channels);
+    const int64_t frames = FrameCount(keyframes.size(0), first_pass);
+    if (resume->video.size(0) != frames || resume->video.size(2) != keyframes.size(2) ||
+        resume->video.size(3) != keyframes.size(3)) {
+      Invalid("checkpoint.video has shape " + c10::str(resume->video.sizes()) + ", must have " +
+              std::to_string(frames) + " frames of the keyframes' size");
+    }
+    video = resume->video.to(at::kCPU, at::kFloat);
+  }
+  const SeededNoise seeded(request.seed);
+  for (int pass = first_pass; pass < request.passes; ++pass) {
+    const at::Tensor groups = SampleGroups(
+        *impl_->unet, video, impl_->null_embedding,
+        {.pass = pass,
+         .passes = request.passes,
+         .skip_frames = config.skip_frames.at(static_cast<size_t>(pass))},
+        WithSteps(config.interpolation_sampling, request.steps),
+        {.scale = request.interpolation_guidance_scale}, noise != nullptr ? *noise : seeded, hooks,
+        resume && resume->pass == pass ? resume : std::nullopt);
+    video = MergeGroups(video, groups);
+  }
+  return video;
+}
+
+const ModelConfig& InterpolationStage::config() const { return impl_->config; }
+
+struct DecodingStage::Impl {
+  ModelConfig config;
+  Placement placement;
+  std::unique_ptr<Movq> movq;
+};
+
+DecodingStage::DecodingStage(const std::string& model_directory, Placement placement) {
+  ModelConfig config = ModelConfig::Load(model_directory);
+  const bool video = config.decoder == DecoderKind::kVideo;
+  auto movq = LoadDecoder(video ? *config.video_movq : config.movq, model_directory,
+                          video ? *config.weights.video_movq : config.weights.movq, placement);
+  impl_.reset(new Impl{std::move(config), placement, std::move(movq)});
+}
+
+DecodingStage::~DecodingStage() = default;
+
+void DecodingStage::Run(const at::Tensor& latents, const StageHooks& hooks,
+                        const std::function<void(int64_t first, const at::Tensor& frames)>& sink,
+                        int64_t first_frame) {
+  CheckVideo("latents", latents, impl_->config.movq.z_channels);
+  DecodeChunks(
+      *impl_->movq, impl_->placement.device, latents, {impl_->config.decode_max_bytes},
+      hooks.cancelled,
+      [&](int64_t first, const at::Tensor& decoded) {
+        const at::Tensor frames = ToPixels(decoded).to(at::kCPU);  // uint8 [n, H, W, 3]
+        if (hooks.progress) {
+          hooks.progress(
+              {.pass = 0, .passes = 1, .step = first + frames.size(0), .steps = latents.size(0)});
+        }
+        sink(first, frames);
+      },
+      first_frame);
+}
+
+const ModelConfig& DecodingStage::config() const { return impl_->config; }
+
+}  // namespace kandinsky::model
