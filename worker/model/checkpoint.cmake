@@ -9,3 +9,11 @@ target_sources(kandinsky_model PRIVATE
   checkpoint/tensor_source.cc
   checkpoint/torch_file.cc
   checkpoint/zip.cc)
+
+# Comparing with recordings, and converting checkpoints.
+kandinsky_library(NAME model_tools SRCS
+  tools/parity_case.cc
+  tools/parity_manifest.cc
+  tools/parity_report.cc
+  DEPS kandinsky_model PCH torch)
+kandinsky_binary(NAME kandinsky-parity SRCS tools/parity_main.cc DEPS kandinsky_model_tools PCH torch)
