@@ -153,7 +153,6 @@ class StripRunner {
     return map.to(compute_).contiguous(at::MemoryFormat::ChannelsLast);
   }
 
-  bool bounded() const { return bounded_; }
   at::Device compute() const { return compute_; }
 
  private:
@@ -621,6 +620,28 @@ class MovqDecoder : public torch::nn::Module {
   std::shared_ptr<Norm> norm_out_;
 };
 
+namespace {
+
+// The most that one layer of the decoder keeps alive for one frame; the same estimates as in the
+// layers.
+int64_t PeakLayerBytes(const MovqConfig& config, int64_t height, int64_t width,
+                       int64_t element_size) {
+  int64_t peak = 0;
+  int64_t in = config.ch * config.ch_mult.back();
+  for (size_t i = config.ch_mult.size(); i-- > 0;) {
+    const int64_t out = config.ch * config.ch_mult[i];
+    const int64_t channels = std::max(2 * in + out, (config.temporal ? 4 : 3) * out);
+    peak = std::max({peak, std::max(channels, in + 3 * out) * height * width,
+                     i > 0 ? 9 * out * height * width : 0});
+    height *= 2;
+    width *= 2;
+    in = out;
+  }
+  return peak * element_size;
+}
+
+}  // namespace
+
 Movq::Movq(MovqConfig config, at::TensorOptions options, bool decoder_only)
     : config_(std::move(config)) {
   const int64_t z = config_.z_channels;
@@ -664,15 +685,21 @@ at::Tensor Movq::Decode(const at::Tensor& latents, const DecodeOptions& options,
                          std::to_string(latents.size(0)) + " frames");
   }
   const auto& post_quant = dynamic_cast<const Conv&>(*post_quant_conv_);
-  const StripRunner runner(options.max_bytes, latents.device());
+  const int64_t peak = PeakLayerBytes(config_, latents.size(2), latents.size(3),
+                                      at::elementSize(post_quant.dtype()));  // of one frame
+  const int64_t together = decoder_->temporal() ? latents.size(0) : 1;
+  const bool bounded = options.max_bytes > 0 && peak > options.max_bytes / together;
+  const int64_t batch =
+      options.max_bytes > 0 ? std::max<int64_t>(1, options.max_bytes / peak) : latents.size(0);
+  const StripRunner runner(bounded ? options.max_bytes : 0, latents.device());
   const at::Tensor z = latents.to(post_quant.dtype()).contiguous(at::MemoryFormat::ChannelsLast);
-  if (runner.bounded() && !decoder_->temporal() && z.size(0) > 1) {
-    // Frames are independent: a bounded decode takes them one by one.
+  if (!decoder_->temporal() && z.size(0) > batch) {
+    // Frames are independent: take as many at once as the bound allows.
     std::vector<at::Tensor> decoded;
-    for (const at::Tensor& frame : z.split(1)) {
-      decoded.push_back((*decoder_)(post_quant(frame), frame, 1, runner));
+    for (const at::Tensor& part : z.split(batch)) {
+      decoded.push_back((*decoder_)(post_quant(part), part, 1, runner).to(latents.device()));
     }
-    return at::cat(decoded).to(latents.device());
+    return at::cat(decoded);
   }
   return (*decoder_)(post_quant(z), z, frames, runner).to(latents.device());
 }

@@ -8,8 +8,11 @@ target_sources(kandinsky_model PRIVATE
   pipeline_parts.cc
   text/embedding_cache.cc
   text/text_encoder.cc
-  text/tokenizer.cc)
+  text/tokenizer.cc
+  weights_init.cc)
 
 # SentencePiece is built against the system's protobuf.
 find_library(KANDINSKY_PROTOBUF_LITE protobuf-lite REQUIRED)
 target_link_libraries(kandinsky_model PRIVATE ${KANDINSKY_PROTOBUF_LITE})
+
+kandinsky_binary(NAME kandinsky-train SRCS tools/train_main.cc DEPS kandinsky_model PCH torch)
