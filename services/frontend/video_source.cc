@@ -221,4 +221,13 @@ VideoSource::Outcome VideoSource::Advance(std::optional<View>& view, uint64_t of
   }
 }
 
+void VideoSource::Wake() {
+  std::function<void()> wake;
+  {
+    absl::MutexLock lock(&mutex_);
+    wake = wake_;
+  }
+  if (wake) wake();
+}
+
 }  // namespace kandinsky
