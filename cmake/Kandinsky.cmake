@@ -20,6 +20,12 @@ endif()
 function(_kandinsky_use_pch target kind)
   if(KANDINSKY_PRECOMPILED_HEADERS AND TARGET kandinsky_pch_${kind})
     target_precompile_headers(${target} REUSE_FROM kandinsky_pch_${kind})
+    # The headers were compiled as for libraries; with -fPIE, as executables have it, the compiler would not use them.
+    get_target_property(type ${target} TYPE)
+    if(type STREQUAL EXECUTABLE)
+      set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+      target_compile_options(${target} PRIVATE -fPIC)
+    endif()
   endif()
 endfunction()
 
