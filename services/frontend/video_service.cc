@@ -3,6 +3,7 @@
 #include <google/protobuf/empty.pb.h>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/log.h"
 #include "common/base/version.h"
 #include "services/frontend/convert.h"
 #include "services/frontend/event_source.h"
@@ -164,8 +165,12 @@ grpc::ServerUnaryReactor* VideoServiceImpl::CancelJob(grpc::CallbackServerContex
       [this](const pb::CancelJobRequest& request, Violations& violations, pb::Job* response) {
         const grpc::Status valid = CheckedJobId(request.job_id(), violations);
         if (!valid.ok()) return valid;
-        return AnswerJob(frontend_.engine.jobs->Cancel(request.job_id()), request.job_id(),
-                         response);
+        const absl::StatusOr<Job> job = frontend_.engine.jobs->Cancel(request.job_id());
+        if (job.ok()) {
+          Log(LogLevel::kInfo, "cancel requested",
+              {{"job", request.job_id()}, {"state", Name(job->state)}});
+        }
+        return AnswerJob(job, request.job_id(), response);
       });
 }
 
@@ -180,6 +185,7 @@ grpc::ServerUnaryReactor* VideoServiceImpl::DeleteJob(grpc::CallbackServerContex
         if (!valid.ok()) return valid;
         const absl::Status deleted = frontend_.engine.jobs->Delete(request.job_id());
         if (!deleted.ok()) return FromStoreError(deleted, request.job_id());
+        Log(LogLevel::kInfo, "job deleted", {{"job", request.job_id()}});
         return grpc::Status(grpc::Status::OK);
       });
 }
