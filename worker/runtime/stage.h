@@ -30,7 +30,8 @@ struct StageOutput {
   std::optional<VideoInfo> video;  // decoding; size_bytes and crc32c are filled in by the runtime
 };
 
-// The runtime's side of a running stage. Called from the thread that runs the stage.
+// The runtime's side of a running stage. Called from the thread that runs the stage, except that
+// one other thread may call WriteVideo until Run returns.
 class StageContext {
  public:
   virtual ~StageContext() = default;

@@ -1,0 +1,30 @@
+// kandinsky-worker: works on the tasks of one stage. See --help and worker_process.h.
+#include <cstdlib>
+#include <memory>
+
+#include "absl/flags/flag.h"
+#include "common/config/flags.h"
+#include "worker/stages/stages.h"
+#include "worker/worker_process.h"
+
+ABSL_FLAG(std::string, device, "auto", "auto (CUDA when there is one), cpu, cuda or cuda:N.");
+ABSL_FLAG(std::string, dtype, "float32", "Type of the networks: float32, bfloat16 or float16.");
+ABSL_FLAG(int, threads, 2,
+          "CPU threads of an operation. Results are equal on workers with equal numbers only.");
+
+int main(int argc, char** argv) {
+  // The math libraries must not choose fewer threads by what the machine has: that would change
+  // sums.
+  setenv("MKL_DYNAMIC", "FALSE", /*overwrite=*/0);
+  setenv("OMP_DYNAMIC", "FALSE", /*overwrite=*/0);
+  return kandinsky::RunWorkerProcess(
+      argc, argv, "Works on the tasks of one stage of Kandinsky Video Service.",
+      [](kandinsky::Stage stage, const std::vector<std::string>& model_dirs) {
+        kandinsky::StageOptions options;
+        options.model_dirs = model_dirs;
+        options.device = absl::GetFlag(FLAGS_device);
+        options.dtype = absl::GetFlag(FLAGS_dtype);
+        options.threads = absl::GetFlag(FLAGS_threads);
+        return kandinsky::MakeStage(stage, options);
+      });
+}
