@@ -84,6 +84,8 @@ constexpr Flag kFlags[] = {
     {"limit", "", Type::kInt32, kList | kDead, "N", "50", "at most so many, 0 for all"},
     {"wait", "", Type::kBool, kStatus, "", "false",
      "wait until the server is healthy and every stage has a ready worker"},
+    {"health", "", Type::kBool, kStatus, "", "false",
+     "only ask grpc.health.v1, for health checks of containers; works with workers, too"},
     {"all", "", Type::kBool, kDead, "", "false", "retry or purge every dead letter"},
     {"server", "", Type::kString, kAll, "HOST:PORT", "127.0.0.1:50051",
      "the frontend (environment: KANDINSKY_SERVER)", "KANDINSKY_SERVER"},

@@ -552,7 +552,18 @@ class Session {
     return status;
   }
 
+  int Health() {
+    bool serving = false;
+    const grpc::Status status = client_->CheckHealth("", serving);
+    if (!status.ok()) return Fail(status);
+    env_.out << (json_     ? absl::StrCat("{\"serving\":", serving ? "true" : "false", "}\n")
+                 : serving ? "serving\n"
+                           : "not serving\n");
+    return serving ? kExitOk : kExitUnavailable;
+  }
+
   int Status() {
+    if (args_.Bool("health")) return Health();
     const bool wait = args_.Bool("wait");
     const absl::Time end =
         absl::Now() + (args_.Has("timeout") ? args_.Duration("timeout") : absl::Minutes(2));

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <google/rpc/error_details.pb.h>
 #include <google/rpc/status.pb.h>
+#include <grpcpp/health_check_service_interface.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -437,6 +438,40 @@ TEST_F(CommandsTest, StatusWaitsForEveryStage) {
   EXPECT_THAT(result.out, HasSubstr("\"ready\":true"));
   service_.ready_after = 1 << 30;
   EXPECT_EQ(Run({"status", "--wait", "--timeout=300ms"}).code, kExitUnavailable);
+}
+
+TEST_F(CommandsTest, HealthAsksNothingElse) {
+  // The fake has no health service.
+  const Result result = Run({"status", "--health"});
+  EXPECT_EQ(result.code, kExitFailed);
+  EXPECT_THAT(result.err, HasSubstr("UNIMPLEMENTED"));
+}
+
+TEST_F(CommandsTest, HealthOfARealHealthService) {
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  grpc::EnableDefaultHealthCheckService(false);
+  Client client(*Connect(absl::StrCat("127.0.0.1:", port), {}), {}, interrupt_);
+  const std::string long_name(300, 'x');
+  server->GetHealthCheckService()->SetServingStatus("a stage", false);
+  server->GetHealthCheckService()->SetServingStatus(long_name, true);
+  const struct {
+    std::string service;
+    grpc::StatusCode code;
+    bool serving;
+  } cases[] = {{"", grpc::StatusCode::OK, true},
+               {"a stage", grpc::StatusCode::OK, false},
+               {long_name, grpc::StatusCode::OK, true},
+               {"unknown", grpc::StatusCode::NOT_FOUND, false}};
+  for (const auto& c : cases) {
+    bool serving = false;
+    EXPECT_EQ(client.CheckHealth(c.service, serving).error_code(), c.code) << c.service;
+    EXPECT_EQ(serving, c.serving) << c.service;
+  }
+  server->Shutdown();
 }
 
 TEST_F(CommandsTest, LocalTranslatesFlags) {
