@@ -20,7 +20,7 @@
 ABSL_FLAG(std::string, listen, "127.0.0.1:50051",
           "Address of the gRPC server; port 0 picks a free one, which is logged and written to "
           "--port_file.");
-ABSL_FLAG(std::string, model_dirs, "",
+ABSL_FLAG(std::string, model_dirs, "models/tiny",
           "Model directories, separated by commas; the first is the default model. Only model.json "
           "is read.");
 ABSL_FLAG(
@@ -54,9 +54,11 @@ ABSL_FLAG(std::string, video_directory, "", "The directory for --video_store=dir
 ABSL_FLAG(int, max_unfinished_jobs, 10000, "Unfinished jobs that the deployment accepts.");
 ABSL_FLAG(int, max_unfinished_jobs_per_tenant, 2000, "The same for one tenant.");
 ABSL_FLAG(absl::Duration, retention, absl::Hours(24),
-          "How long finished jobs and their videos are kept.");
+          "How long finished jobs and their videos are kept; the same in all processes.");
 ABSL_FLAG(absl::Duration, dead_letter_retention, absl::Hours(7 * 24),
-          "How long FAILED jobs are kept.");
+          "How long FAILED jobs are kept; the same in all processes.");
+ABSL_FLAG(absl::Duration, lease, absl::Seconds(15),
+          "A task whose worker is silent for so long goes to another; the same in all processes.");
 
 namespace kandinsky {
 namespace {
@@ -81,6 +83,7 @@ absl::StatusOr<RedisEngineOptions> EngineOptionsFromFlags() {
       absl::GetFlag(FLAGS_max_unfinished_jobs_per_tenant);
   options.queue.retention = absl::GetFlag(FLAGS_retention);
   options.queue.dead_letter_retention = absl::GetFlag(FLAGS_dead_letter_retention);
+  options.queue.lease_duration = absl::GetFlag(FLAGS_lease);
   const std::string store = absl::GetFlag(FLAGS_video_store);
   if (store == "directory") {
     options.video_store = VideoStoreKind::kDirectory;

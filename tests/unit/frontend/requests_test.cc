@@ -6,7 +6,9 @@
 
 #include <cmath>
 #include <limits>
+#include <random>
 
+#include "services/frontend/text.h"
 #include "services/frontend/wire.h"
 #include "tests/unit/frontend/test_frontend.h"
 
@@ -258,6 +260,71 @@ TEST(BadRequests, BytesThatAreNoMessage) {
     }
   }
   EXPECT_EQ(frontend.CountJobs(), 0);
+}
+
+// Whatever bytes come, the answer is an error with details or a job within the limits.
+TEST(BadRequests, MutatedBytesNeverYieldABadJob) {
+  const auto model = ModelCatalog::Parse(kTinyModel, "test");
+  ASSERT_TRUE(model.ok());
+  const ModelCatalog catalog({*model});
+  pb::CreateJobRequest full = Good();
+  full.mutable_parameters()->set_negative_prompt("rain");
+  full.mutable_parameters()->set_width(64);
+  full.mutable_parameters()->set_steps(10);
+  full.mutable_parameters()->set_guidance_scale(3);
+  full.mutable_parameters()->set_fps(12);
+  full.set_request_id("order-1");
+  full.mutable_timeout()->set_seconds(60);
+  const std::string valid = full.SerializeAsString();
+  std::mt19937 random(11);
+  int accepted = 0;
+  int refused = 0;
+  for (int round = 0; round < 20000; ++round) {
+    std::string wire = valid;
+    for (int i = static_cast<int>(random() % 3); i >= 0; --i) {
+      const size_t at = random() % wire.size();
+      switch (random() % 3) {
+        case 0:
+          wire[at] = static_cast<char>(random());
+          break;
+        case 1:
+          wire.insert(at, 1, static_cast<char>(random()));
+          break;
+        default:
+          if (wire.size() > 1) wire.erase(at, 1 + random() % 3);
+      }
+    }
+    pb::CreateJobRequest request;
+    Violations violations;
+    const grpc::Slice slice(wire);
+    grpc::Status status = Decode(grpc::ByteBuffer(&slice, 1), request, violations);
+    JobSpec spec;
+    if (status.ok()) {
+      const CreateFields fields{
+          .parameters = request.has_parameters() ? &request.parameters() : nullptr,
+          .request_id = request.request_id(),
+          .priority = request.priority(),
+          .tenant = request.tenant(),
+          .timeout = request.has_timeout() ? &request.timeout() : nullptr};
+      status = MakeJobSpec(fields, {.catalog = catalog, .choose_seed = [] { return 1; }},
+                           violations, spec);
+    }
+    if (!status.ok()) {
+      ++refused;
+      ASSERT_FALSE(DetailsOf(status).reason.empty());
+      continue;
+    }
+    ++accepted;
+    const GenerationParameters& p = spec.parameters;
+    ASSERT_TRUE(InspectText(p.prompt) && InspectText(p.negative_prompt));
+    ASSERT_TRUE(p.width % 8 == 0 && p.width >= 32 && p.width <= 256) << p.width;
+    ASSERT_TRUE(p.steps >= 2 && p.steps <= 100) << p.steps;
+    ASSERT_TRUE(p.guidance_scale >= 0 && p.guidance_scale <= 20) << p.guidance_scale;
+    ASSERT_TRUE(p.fps >= 0.5 && p.fps <= 120) << p.fps;
+    ASSERT_TRUE(spec.timeout >= absl::Seconds(1) && spec.timeout <= absl::Hours(24));
+  }
+  EXPECT_GT(accepted, 1000);
+  EXPECT_GT(refused, 1000);
 }
 
 TEST(BadRequests, UnknownModelIsNotFound) {
