@@ -13,6 +13,7 @@ LeaseKeeper::LeaseKeeper(TaskQueue* queue, const Lease& lease, const Clock* cloc
       clock_(clock),
       metrics_(metrics),
       abandon_after_(options.abandon_after),
+      progress_interval_(options.progress_interval),
       interval_(lease.duration > absl::ZeroDuration()
                     ? std::min(options.interval, lease.duration / 3)
                     : options.interval) {}
@@ -39,6 +40,7 @@ void LeaseKeeper::SetProgress(const StageProgress& progress) {
 
 void LeaseKeeper::Loop() {
   absl::Time reached = clock_->Now();
+  absl::Time published = absl::InfinitePast();
   bool reachable = true;
   while (true) {
     std::optional<StageProgress> progress;
@@ -46,11 +48,12 @@ void LeaseKeeper::Loop() {
       std::unique_lock<std::mutex> lock(mutex_);
       changed_.wait_for(lock, absl::ToChronoNanoseconds(interval_), [this] { return stopping_; });
       if (stopping_) return;
-      progress.swap(progress_);
+      if (clock_->Now() - published >= progress_interval_) progress.swap(progress_);
     }
     const absl::StatusOr<LeaseVerdict> verdict = queue_->Renew(lease_, progress);
     if (verdict.ok()) {
       reached = clock_->Now();
+      if (progress) published = reached;
       if (!reachable) Log(LogLevel::kInfo, "store reachable again", {{"job", lease_.job_id}});
       reachable = true;
       State held = State::kHeld;

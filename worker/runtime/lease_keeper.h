@@ -20,8 +20,10 @@ class LeaseKeeper {
  public:
   struct Options {
     // Renewals come at this interval or at a third of the lease's duration, whichever is shorter.
-    // It bounds how late cancellation is noticed and how often progress is published.
-    absl::Duration interval = absl::Milliseconds(500);
+    // It bounds how late cancellation is noticed.
+    absl::Duration interval = absl::Milliseconds(200);
+    // Progress goes with a renewal, no more often than this.
+    absl::Duration progress_interval = absl::Milliseconds(500);
     // The store may be unreachable for so long before the lease counts as lost. Longer than the
     // lease on purpose: work goes on, because nobody can take the task over through a store that
     // nobody reaches; and if only this worker is cut off, it could do nothing else anyway. Fencing
@@ -57,6 +59,7 @@ class LeaseKeeper {
   const Clock* const clock_;
   WorkerMetrics* const metrics_;
   const absl::Duration abandon_after_;
+  const absl::Duration progress_interval_;
   const absl::Duration interval_;
   std::thread thread_;
   std::atomic<State> state_{State::kHeld};
