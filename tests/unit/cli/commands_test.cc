@@ -256,7 +256,7 @@ TEST_F(CommandsTest, DownloadNeedsAFileItCanWrite) {
 TEST_F(CommandsTest, RetriesEndAfterRetryFor) {
   service_.breaks = std::deque<int>(100, 0);
   service_.breaks[0] = 1;
-  const Result result = Run({"watch", "job-1", "--retry-for=20ms"});
+  const Result result = Run({"watch", "job-1", "--retry-for=300ms"});
   EXPECT_EQ(result.code, kExitUnavailable);
   EXPECT_GT(service_.log.size(), 1u);
   EXPECT_LT(service_.log.size(), 20u);
@@ -440,6 +440,26 @@ TEST_F(CommandsTest, StatusWaitsForEveryStage) {
   EXPECT_EQ(Run({"status", "--wait", "--timeout=300ms"}).code, kExitUnavailable);
 }
 
+TEST_F(CommandsTest, DeadLetters) {
+  Result result = Run({"dead", "list"});
+  EXPECT_EQ(result.code, kExitOk) << result.err;
+  const std::vector<std::string> lines = Lines(result.out);
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_THAT(lines[0], HasSubstr("dead-0"));
+  EXPECT_THAT(lines[0], HasSubstr("OUT_OF_MEMORY"));
+  EXPECT_EQ(Lines(Run({"dead", "list", "--limit=1", "--json"}).out).size(), 1u);
+  result = Run({"dead", "show", "dead-1"});
+  EXPECT_EQ(result.code, kExitOk) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("last worker  worker-9"));
+  EXPECT_EQ(Run({"dead", "show", "alive"}).code, kExitNotFound);
+
+  EXPECT_EQ(Run({"dead", "retry", "dead-1"}).out, "dead-1 queued\n");
+  EXPECT_EQ(Run({"dead", "retry", "alive"}).code, kExitNotFound);
+  EXPECT_EQ(Run({"dead", "purge", "--all"}).out, "dead-0 purged\ndead-1 purged\n");
+  EXPECT_THAT(service_.admin().log,
+              ElementsAre("retry dead-1", "retry alive", "purge dead-0", "purge dead-1"));
+}
+
 TEST_F(CommandsTest, HealthAsksNothingElse) {
   // The fake has no health service.
   const Result result = Run({"status", "--health"});
@@ -449,13 +469,15 @@ TEST_F(CommandsTest, HealthAsksNothingElse) {
 
 TEST_F(CommandsTest, HealthOfARealHealthService) {
   grpc::EnableDefaultHealthCheckService(true);
+  FakeAdminService admin;  // a server needs some service
   grpc::ServerBuilder builder;
+  builder.RegisterService(&admin);
   int port = 0;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   grpc::EnableDefaultHealthCheckService(false);
   Client client(*Connect(absl::StrCat("127.0.0.1:", port), {}), {}, interrupt_);
-  const std::string long_name(300, 'x');
+  const std::string long_name(150, 'x');
   server->GetHealthCheckService()->SetServingStatus("a stage", false);
   server->GetHealthCheckService()->SetServingStatus(long_name, true);
   const struct {

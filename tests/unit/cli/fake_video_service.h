@@ -1,4 +1,5 @@
-// A VideoService with one job, whose streams break where a test wants them to.
+// A VideoService with one job, and an AdminService with two dead letters, whose streams break where
+// a test wants them to.
 #ifndef KANDINSKY_TESTS_UNIT_CLI_FAKE_VIDEO_SERVICE_H_
 #define KANDINSKY_TESTS_UNIT_CLI_FAKE_VIDEO_SERVICE_H_
 
@@ -20,6 +21,51 @@
 #include "kandinsky/video/v1/video_service.grpc.pb.h"
 
 namespace kandinsky::cli {
+
+// Two dead letters, dead-0 and dead-1.
+class FakeAdminService : public video::v1::AdminService::Service {
+ public:
+  using Status = grpc::Status;
+  using Context = grpc::ServerContext;
+
+  std::vector<std::string> log;  // what was asked to change; read between calls
+
+  Status ListDeadJobs(Context*, const video::v1::ListDeadJobsRequest* request,
+                      video::v1::ListDeadJobsResponse* response) override {
+    for (int i = 0; i < std::min(request->max_results(), 2); ++i) {
+      Fill(absl::StrCat("dead-", i), *response->add_dead_jobs());
+    }
+    return Status::OK;
+  }
+  Status GetDeadJob(Context*, const video::v1::GetDeadJobRequest* request,
+                    video::v1::DeadJob* dead) override {
+    Fill(request->job_id(), *dead);
+    return Check(request->job_id());
+  }
+  Status RetryDeadJob(Context*, const video::v1::RetryDeadJobRequest* request,
+                      video::v1::Job* job) override {
+    log.push_back("retry " + request->job_id());
+    job->set_id(request->job_id());
+    job->set_state(video::v1::JOB_STATE_QUEUED);
+    return Check(request->job_id());
+  }
+  Status PurgeDeadJob(Context*, const video::v1::PurgeDeadJobRequest* request,
+                      google::protobuf::Empty*) override {
+    log.push_back("purge " + request->job_id());
+    return Check(request->job_id());
+  }
+
+ private:
+  static Status Check(const std::string& id) {
+    if (id == "dead-0" || id == "dead-1") return Status::OK;
+    return {grpc::StatusCode::NOT_FOUND, "no dead letter"};
+  }
+  static void Fill(const std::string& id, video::v1::DeadJob& dead) {
+    dead.mutable_job()->set_id(id);
+    dead.mutable_job()->mutable_error()->set_reason("OUT_OF_MEMORY");
+    dead.set_last_worker("worker-9");
+  }
+};
 
 class FakeVideoService : public video::v1::VideoService::Service {
  public:
@@ -46,6 +92,7 @@ class FakeVideoService : public video::v1::VideoService::Service {
     int port = 0;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
     builder.RegisterService(this);
+    builder.RegisterService(&admin_);
     server_ = builder.BuildAndStart();
     address_ = absl::StrCat("127.0.0.1:", port);
   }
@@ -53,6 +100,7 @@ class FakeVideoService : public video::v1::VideoService::Service {
 
   const std::string& address() const { return address_; }
   const std::string& video() const { return video_; }
+  const FakeAdminService& admin() const { return admin_; }
   video::v1::Job& job() { return job_; }
   std::vector<video::v1::JobEvent>& events() { return events_; }
 
@@ -206,6 +254,7 @@ class FakeVideoService : public video::v1::VideoService::Service {
     log.push_back(std::move(line));
   }
 
+  FakeAdminService admin_;
   std::mutex mutex_;
   video::v1::Job job_;
   std::string video_;
