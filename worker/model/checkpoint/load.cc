@@ -16,7 +16,12 @@ constexpr size_t kMostListed = 200;  // of each kind, in one message
 
 // What goes where, and what does not fit.
 struct Plan {
-  std::vector<std::pair<at::Tensor, std::string>> steps;  // destination, name in the source
+  struct Step {
+    std::string name;  // in the module
+    at::Tensor tensor;
+    std::string stored;  // name in the source
+  };
+  std::vector<Step> steps;
   std::vector<std::string> missing;
   std::vector<std::string> unexpected;
   std::vector<std::string> misshapen;
@@ -54,7 +59,7 @@ Plan MakePlan(const torch::nn::Module& module, const TensorSource& source,
       plan.misshapen.push_back(chosen + " is " + DtypeName(meta.dtype) + ", must be " +
                                DtypeName(tensor.scalar_type()));
     } else {
-      plan.steps.emplace_back(tensor, chosen);
+      plan.steps.push_back({name, tensor, chosen});
     }
   };
   for (const auto& item : module.named_parameters()) place(item.key(), item.value(), true);
@@ -96,6 +101,16 @@ std::string Describe(const Plan& plan, const TensorSource& source) {
 
 }  // namespace
 
+std::map<std::string, std::string> MatchTensors(const torch::nn::Module& module,
+                                                const TensorSource& source,
+                                                const LoadOptions& options) {
+  const Plan plan = MakePlan(module, source, options);
+  if (!plan.fits()) throw ModelError(ModelError::Kind::kDataLoss, Describe(plan, source));
+  std::map<std::string, std::string> names;
+  for (const Plan::Step& step : plan.steps) names[step.name] = step.stored;
+  return names;
+}
+
 std::string DescribeMismatch(const torch::nn::Module& module, const TensorSource& source,
                              const LoadOptions& options) {
   return Describe(MakePlan(module, source, options), source);
@@ -104,9 +119,10 @@ std::string DescribeMismatch(const torch::nn::Module& module, const TensorSource
 void LoadInto(torch::nn::Module& module, const TensorSource& source, const LoadOptions& options) {
   const Plan plan = MakePlan(module, source, options);
   if (!plan.fits()) throw ModelError(ModelError::Kind::kDataLoss, Describe(plan, source));
-  for (const auto& [tensor, name] : plan.steps) {
-    ReplaceStorage(tensor,
-                   source.Read(name, options.dtype.value_or(tensor.scalar_type()), options.device));
+  for (const Plan::Step& step : plan.steps) {
+    ReplaceStorage(step.tensor,
+                   source.Read(step.stored, options.dtype.value_or(step.tensor.scalar_type()),
+                               options.device));
   }
 }
 

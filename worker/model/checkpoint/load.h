@@ -42,6 +42,12 @@ struct LoadOptions {
 void LoadInto(torch::nn::Module& module, const TensorSource& source,
               const LoadOptions& options = {});
 
+// Where LoadInto would take each tensor from: the module's name -> the checkpoint's. Throws as
+// LoadInto does.
+std::map<std::string, std::string> MatchTensors(const torch::nn::Module& module,
+                                                const TensorSource& source,
+                                                const LoadOptions& options = {});
+
 // The comparison alone: the text of that error, or an empty string when everything fits.
 std::string DescribeMismatch(const torch::nn::Module& module, const TensorSource& source,
                              const LoadOptions& options = {});
