@@ -6,6 +6,39 @@
 #include "worker/model/norm.h"
 
 namespace kandinsky::model::blocks {
+namespace {
+
+// True where the CPU has no instructions for the tensor's type. LibTorch's fallbacks are ten and
+// more times slower than float32, so products are then computed in float32 from the narrow weights
+// and rounded once.
+bool ComputesWide(const at::Tensor& x) {
+  if (!x.is_cpu()) return false;
+#if defined(__x86_64__)
+  if (x.scalar_type() == at::kBFloat16) return __builtin_cpu_supports("avx512bf16") == 0;
+#endif
+  return x.scalar_type() == at::kHalf || x.scalar_type() == at::kBFloat16;
+}
+
+// product(x, weight, bias) in the type in which it is fast; the result has x's type.
+template <typename Product>
+at::Tensor Multiply(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                    const Product& product) {
+  if (!ComputesWide(x)) return product(x, weight, bias);
+  return product(x.to(at::kFloat), weight.to(at::kFloat),
+                 bias.defined() ? bias.to(at::kFloat) : bias)
+      .to(x.scalar_type());
+}
+
+// Convolution of [N, C, H, W] (2D) or [N, C, T, H, W] (3D) with zero padding.
+at::Tensor Convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                    int64_t stride, at::IntArrayRef padding) {
+  return Multiply(x, weight, bias, [&](const auto& a, const auto& w, const auto& b) {
+    return a.dim() == 5 ? at::conv3d(a, w, b, stride, padding)
+                        : at::conv2d(a, w, b, stride, padding);
+  });
+}
+
+}  // namespace
 
 at::Tensor Tokens(const at::Tensor& x) {
   return x.permute({0, 2, 3, 1}).contiguous().flatten(1, 2);
@@ -27,6 +60,11 @@ Linear::Linear(int64_t in, int64_t out, bool with_bias, const at::TensorOptions&
     : weight(register_parameter("weight", at::empty({out, in}, options))),
       bias(with_bias ? register_parameter("bias", at::empty({out}, options)) : at::Tensor()) {}
 
+at::Tensor Linear::forward(const at::Tensor& x) const {
+  return Multiply(x, weight, bias,
+                  [](const auto& a, const auto& w, const auto& b) { return at::linear(a, w, b); });
+}
+
 Conv2d::Conv2d(int64_t in, int64_t out, int64_t kernel, bool with_bias,
                const at::TensorOptions& options)
     : weight(register_parameter("weight",
@@ -38,7 +76,8 @@ Conv2d::Conv2d(int64_t in, int64_t out, int64_t kernel, bool with_bias,
 at::Tensor Conv2d::forward(const at::Tensor& x) const {
   const int64_t stride = kernel_ == 2 ? 2 : 1;
   const int64_t padding = kernel_ == 3 ? 1 : 0;
-  return at::conv2d(x.contiguous(at::MemoryFormat::ChannelsLast), weight, bias, stride, padding);
+  return Convolve(x.contiguous(at::MemoryFormat::ChannelsLast), weight, bias, stride,
+                  {padding, padding});
 }
 
 UpConv2d::UpConv2d(int64_t channels, const at::TensorOptions& options)
@@ -48,7 +87,9 @@ UpConv2d::UpConv2d(int64_t channels, const at::TensorOptions& options)
       bias(register_parameter("bias", at::empty({channels}, options))) {}
 
 at::Tensor UpConv2d::forward(const at::Tensor& x) const {
-  return at::conv_transpose2d(x.contiguous(at::MemoryFormat::ChannelsLast), weight, bias, 2);
+  return Multiply(
+      x.contiguous(at::MemoryFormat::ChannelsLast), weight, bias,
+      [](const auto& a, const auto& w, const auto& b) { return at::conv_transpose2d(a, w, b, 2); });
 }
 
 FrameConv::FrameConv(int64_t in, int64_t out, int64_t time_kernel, int64_t spatial_kernel,
@@ -61,7 +102,8 @@ FrameConv::FrameConv(int64_t in, int64_t out, int64_t time_kernel, int64_t spati
 at::Tensor FrameConv::forward(const at::Tensor& x, int64_t frames) const {
   const int64_t height = x.size(2), width = x.size(3);
   if (weight.size(2) == 1 && weight.size(3) == 1) {
-    return at::conv2d(x.contiguous(at::MemoryFormat::ChannelsLast), weight.squeeze(4), bias);
+    return Convolve(x.contiguous(at::MemoryFormat::ChannelsLast), weight.squeeze(4), bias, 1,
+                    {0, 0});
   }
   const at::Tensor tokens = Tokens(x);  // [B*T, HW, C]
   if (weight.size(3) == 1) {
@@ -69,14 +111,14 @@ at::Tensor FrameConv::forward(const at::Tensor& x, int64_t frames) const {
     // copy.
     const at::Tensor clip = tokens.unflatten(0, {-1, frames}).permute({0, 3, 1, 2});
     const at::Tensor out =
-        at::conv2d(clip, weight.squeeze(4), bias, 1, {weight.size(2) / 2, int64_t{0}});
+        Convolve(clip, weight.squeeze(4), bias, 1, {weight.size(2) / 2, int64_t{0}});
     return Image(out.permute({0, 2, 3, 1}).contiguous().flatten(0, 1), height, width);
   }
   const at::Tensor clip =
       tokens.unflatten(1, {height, width}).unflatten(0, {-1, frames}).permute({0, 4, 1, 2, 3});
   const at::Tensor out =
-      at::conv3d(clip, weight, bias, 1,
-                 {weight.size(2) / 2, weight.size(3) / 2, weight.size(4) / 2});  // [B, C, T, H, W]
+      Convolve(clip, weight, bias, 1,
+               {weight.size(2) / 2, weight.size(3) / 2, weight.size(4) / 2});  // [B, C, T, H, W]
   return out.permute({0, 2, 3, 4, 1}).contiguous().flatten(0, 1).permute({0, 3, 1, 2});
 }
 

@@ -36,7 +36,7 @@ class Linear : public torch::nn::Module {
  public:
   Linear(int64_t in, int64_t out, bool with_bias, const at::TensorOptions& options);
   // x [..., in] -> [..., out]
-  at::Tensor forward(const at::Tensor& x) const { return at::linear(x, weight, bias); }
+  at::Tensor forward(const at::Tensor& x) const;
 
   at::Tensor weight;  // [out, in]
   at::Tensor bias;    // [out] or undefined
