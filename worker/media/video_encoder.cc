@@ -76,6 +76,11 @@ class Output {
     return status_;
   }
 
+  // Lets nothing reach the sink any more.
+  void Discard() {
+    if (status_.ok()) status_ = absl::CancelledError("video encoder: the file was given up");
+  }
+
   absl::Status EmitBuffer() {
     const std::string_view all = buffer_;
     for (size_t at = 0; at < all.size(); at += kEmitBytes) {
@@ -192,6 +197,11 @@ class Encoder : public VideoEncoder {
 
   ~Encoder() override {
     if (format_ != nullptr) {
+      // The GIF muxer frees its last packet in the trailer only.
+      if (open_ && options_.format == Format::kGif) {
+        output_.Discard();
+        av_write_trailer(format_);
+      }
       format_->pb = nullptr;
       avformat_free_context(format_);
     }
@@ -363,6 +373,7 @@ class Encoder : public VideoEncoder {
     const int error = avformat_write_header(format_, &raw);
     av_dict_free(&raw);
     if (error < 0) return Failed(error, "write the header");
+    open_ = true;
     return absl::OkStatus();
   }
 
@@ -427,6 +438,7 @@ class Encoder : public VideoEncoder {
       return Failed(error, "encode the last frames");
     }
     if (absl::Status written = WritePackets(); !written.ok()) return written;
+    open_ = false;
     if (int error = av_write_trailer(format_); error < 0) return Failed(error, "close the file");
     avio_flush(io_.get());
     if (!output_.status().ok()) return output_.status();
@@ -442,6 +454,7 @@ class Encoder : public VideoEncoder {
   AvPtr<AVCodecContext> codec_;
   AvPtr<AVIOContext> io_;
   AVFormatContext* format_ = nullptr;
+  bool open_ = false;           // the header is written, the trailer is not
   AVStream* stream_ = nullptr;  // owned by format_
   AvPtr<AVPacket> packet_;
   AvPtr<AVFrame> rgb_;

@@ -351,6 +351,23 @@ TEST(VideoEncoderTest, SinkErrorsEndTheEncoding) {
   }
 }
 
+TEST(VideoEncoderTest, DestructionWithoutFinishWritesNothing) {
+  for (const Format format : {Format::kMp4, Format::kWebm, Format::kGif, Format::kFragmentedMp4}) {
+    bool destroying = false;
+    auto encoder = VideoEncoder::Create(
+        {.format = format, .width = 64, .height = 64, .fps = {30, 1}}, [&](std::string_view) {
+          EXPECT_FALSE(destroying) << FileExtension(format);
+          return absl::OkStatus();
+        });
+    ASSERT_TRUE(encoder.ok()) << encoder.status();
+    for (int i = 0; i < 3; ++i) {
+      ASSERT_TRUE((*encoder)->AddFrame(TestFrame(64, 64, i).data()).ok());
+    }
+    destroying = true;
+    encoder->reset();
+  }
+}
+
 TEST(VideoEncoderTest, BufferedFileIsBounded) {
   VideoEncoder::Options options{.width = 256, .height = 256, .fps = {30, 1}, .quality = 100};
   options.max_buffered_bytes = 20000;
