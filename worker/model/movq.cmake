@@ -9,6 +9,7 @@ target_sources(kandinsky_model PRIVATE
   text/embedding_cache.cc
   text/text_encoder.cc
   text/tokenizer.cc
+  vector_quantizer.cc
   weights_init.cc)
 
 # SentencePiece is built against the system's protobuf.
