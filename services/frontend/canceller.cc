@@ -15,7 +15,7 @@ void Canceller::Cancel(const std::string& job_id) { Submit({job_id, absl::Now()}
 void Canceller::Tick() {
   std::vector<Request> again;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     again.swap(failed_);
   }
   for (Request& request : again) Submit(std::move(request));
@@ -34,7 +34,7 @@ void Canceller::Submit(Request request) {
           {{"job", request.job_id}, {"error", std::string(status.message())}});
       return;
     }
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     failed_.push_back(request);
   });
 }
@@ -42,7 +42,7 @@ void Canceller::Submit(Request request) {
 void DisconnectWatch::OnJob(const std::string& job_id) {
   bool cancel = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     job_id_ = job_id;
     cancel = disconnected_;
   }
@@ -52,7 +52,7 @@ void DisconnectWatch::OnJob(const std::string& job_id) {
 void DisconnectWatch::OnDisconnect() {
   std::string job_id;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     disconnected_ = true;
     job_id = job_id_;
   }

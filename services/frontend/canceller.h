@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/queue/job_store.h"
+#include "services/frontend/mutex.h"
 #include "services/frontend/work_pool.h"
 
 namespace kandinsky {
@@ -35,7 +35,7 @@ class Canceller {
   JobStore* const store_;
   WorkPool* const pool_;
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::vector<Request> failed_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -51,7 +51,7 @@ class DisconnectWatch {
  private:
   Canceller* const canceller_;
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::string job_id_ ABSL_GUARDED_BY(mutex_);
   bool disconnected_ ABSL_GUARDED_BY(mutex_) = false;
 };

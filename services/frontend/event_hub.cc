@@ -21,7 +21,7 @@ EventHub::EventHub(EventFeed* feed, std::function<void(const JobEvent&)> observe
 EventHub::~EventHub() { Stop(); }
 
 void EventHub::Start() {
-  absl::MutexLock lock(&feed_mutex_);
+  MutexLock lock(&feed_mutex_);
   if (feed_started_ || stopped_) return;
   const absl::Status status =
       feed_->Start([this](const JobEvent& event) { OnEvent(event); },
@@ -34,7 +34,7 @@ void EventHub::Start() {
 }
 
 void EventHub::Stop() {
-  absl::MutexLock lock(&feed_mutex_);
+  MutexLock lock(&feed_mutex_);
   stopped_ = true;
   if (feed_started_) feed_->Stop();
   feed_started_ = false;
@@ -48,13 +48,13 @@ void EventHub::Subscribe(const std::string& job_id, std::weak_ptr<EventSubscribe
   const std::shared_ptr<EventSubscriber> alive = subscriber.lock();
   if (alive == nullptr) return;
   Shard& shard = ShardOf(job_id);
-  absl::MutexLock lock(&shard.mutex);
+  MutexLock lock(&shard.mutex);
   shard.by_job[job_id].push_back({alive.get(), std::move(subscriber)});
 }
 
 void EventHub::Unsubscribe(const std::string& job_id, const EventSubscriber* subscriber) {
   Shard& shard = ShardOf(job_id);
-  absl::MutexLock lock(&shard.mutex);
+  MutexLock lock(&shard.mutex);
   const auto found = shard.by_job.find(job_id);
   if (found == shard.by_job.end()) return;
   std::vector<Entry>& entries = found->second;
@@ -71,7 +71,7 @@ void EventHub::OnEvent(const JobEvent& event) {
   std::vector<std::shared_ptr<EventSubscriber>> subscribers;
   Shard& shard = ShardOf(event.job_id);
   {
-    absl::MutexLock lock(&shard.mutex);
+    MutexLock lock(&shard.mutex);
     const auto found = shard.by_job.find(event.job_id);
     if (found == shard.by_job.end()) return;
     subscribers.reserve(found->second.size());
@@ -87,7 +87,7 @@ void EventHub::ForEach(const std::function<void(EventSubscriber&)>& visit) {
   for (Shard& shard : shards_) {
     std::vector<std::shared_ptr<EventSubscriber>> subscribers;
     {
-      absl::MutexLock lock(&shard.mutex);
+      MutexLock lock(&shard.mutex);
       for (const auto& [job_id, entries] : shard.by_job) {
         for (const Entry& entry : entries) {
           if (auto subscriber = entry.subscriber.lock()) {

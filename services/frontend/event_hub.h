@@ -18,8 +18,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "common/queue/job_store.h"
+#include "services/frontend/mutex.h"
 
 namespace kandinsky {
 
@@ -81,7 +81,7 @@ class EventHub {
     std::weak_ptr<EventSubscriber> subscriber;
   };
   struct Shard {
-    absl::Mutex mutex;
+    Mutex mutex;
     std::unordered_map<std::string, std::vector<Entry>> by_job ABSL_GUARDED_BY(mutex);
   };
 
@@ -93,7 +93,7 @@ class EventHub {
   const std::function<void(const JobEvent&)> observe_;
   std::array<Shard, kShards> shards_;
 
-  absl::Mutex feed_mutex_;
+  Mutex feed_mutex_;
   bool feed_started_ ABSL_GUARDED_BY(feed_mutex_) = false;
   bool stopped_ ABSL_GUARDED_BY(feed_mutex_) = false;
 };

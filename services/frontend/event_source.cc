@@ -40,21 +40,21 @@ void EventSource::Start(std::function<void()> wake) {
   // First subscribe, then read: an event is in one of the two, and doubles are known by their
   // sequence.
   hub_->Subscribe(job_id_, weak_from_this());
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   wake_ = std::move(wake);
   Request();
 }
 
 void EventSource::Stop() {
   hub_->Unsubscribe(job_id_, this);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   wake_ = nullptr;
   ended_ = true;
   pending_.clear();
 }
 
 StreamSource::Pull EventSource::Next(grpc::ByteBuffer* message, grpc::Status* status) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (!pending_.empty()) {
     *message = wrap_(*pending_.front());
     pending_.pop_front();
@@ -68,7 +68,7 @@ StreamSource::Pull EventSource::Next(grpc::ByteBuffer* message, grpc::Status* st
 
 void EventSource::OnEvent(const EventPtr& event) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (ended_ || event->sequence <= last_sequence_) return;
     if (!live_ || event->sequence != last_sequence_ + 1 || pending_.size() >= kMaxPending) {
       newest_seen_ = std::max(newest_seen_, event->sequence);
@@ -82,7 +82,7 @@ void EventSource::OnEvent(const EventPtr& event) {
 }
 
 void EventSource::OnGap() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (ended_) return;
   read_again_ = reading_;  // the read under way may be older than what was missed
   Request();
@@ -91,7 +91,7 @@ void EventSource::OnGap() {
 void EventSource::OnTick() {
   bool ended = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (ended_) return;
     const absl::Time now = absl::Now();
     if (now - outage_since_ > kMaxOutage) {
@@ -151,7 +151,7 @@ EventSource::Reading EventSource::ReadStore(const std::string& after_id) const {
 void EventSource::Read(const std::string& after_id) {
   const Reading reading = ReadStore(after_id);
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     reading_ = false;
     if (ended_) return;
     if (reading.status.ok()) {
@@ -219,7 +219,7 @@ void EventSource::End(grpc::Status status) {
 void EventSource::Wake() {
   std::function<void()> wake;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     wake = wake_;
   }
   if (wake) wake();

@@ -16,10 +16,10 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/queue/job_store.h"
 #include "services/frontend/event_hub.h"
+#include "services/frontend/mutex.h"
 #include "services/frontend/stream_source.h"
 #include "services/frontend/work_pool.h"
 
@@ -76,7 +76,7 @@ class EventSource : public StreamSource,
   EventHub* const hub_;
   WorkPool* const pool_;
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::function<void()> wake_ ABSL_GUARDED_BY(mutex_);
   std::deque<EventPtr> pending_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_sequence_ ABSL_GUARDED_BY(mutex_);  // of the newest event in pending_ or delivered

@@ -4,12 +4,12 @@
 // SIGTERM and SIGINT drain (server.h says how) for at most --drain_grace; a second signal hurries.
 #include <signal.h>
 
+#include <atomic>
 #include <cstdio>
 #include <thread>
 
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "common/base/log.h"
 #include "common/config/flags.h"
@@ -188,13 +188,13 @@ int Run() {
   int signal_number = 0;
   sigwait(&signals, &signal_number);
   Log(LogLevel::kInfo, "draining", {{"signal", signal_number}});
-  // Detached, because it may wait for a second signal that never comes; the notification is never
+  // Detached, because it may wait for a second signal that never comes; the flag is never
   // destroyed.
-  auto* hurry = new absl::Notification;
+  auto* hurry = new std::atomic<bool>(false);
   std::thread([signals, hurry] {
     int again = 0;
     sigwait(&signals, &again);
-    hurry->Notify();
+    *hurry = true;
   }).detach();
   (*server)->Shutdown(absl::GetFlag(FLAGS_drain_grace), hurry);
   Log(LogLevel::kInfo, "stopped");

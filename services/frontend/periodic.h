@@ -6,8 +6,9 @@
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "services/frontend/mutex.h"
 
 namespace kandinsky {
 
@@ -32,23 +33,27 @@ class Periodic {
   // Waits for the call under way. Idempotent.
   void Stop() {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       stopped_ = true;
+      changed_.NotifyAll();
     }
     if (thread_.joinable()) thread_.join();
   }
 
  private:
   bool WaitForStop() {
-    absl::MutexLock lock(&mutex_);
-    return mutex_.AwaitWithTimeout(absl::Condition(&stopped_), period_);
+    const absl::Time end = absl::Now() + period_;
+    MutexLock lock(&mutex_);
+    while (!stopped_ && absl::Now() < end) changed_.WaitFor(&mutex_, end - absl::Now());
+    return stopped_;
   }
 
   const absl::Duration period_;
   const std::function<void()> run_;
   std::thread thread_;
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
+  CondVar changed_;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

@@ -128,24 +128,19 @@ class FrontendServer::Impl {
     return absl::OkStatus();
   }
 
-  void Shutdown(absl::Duration grace, absl::Notification* hurry) {
+  void Shutdown(absl::Duration grace, const std::atomic<bool>* hurry) {
     if (server_ == nullptr) return;
     ticker_.Stop();
     housekeeper_.Stop();
     server_->GetHealthCheckService()->SetServingStatus(false);
     frontend_.streams.Drain();
     const absl::Time end = absl::Now() + grace;
-    while (frontend_.streams.Count(StreamKind::kDownload) > 0 && absl::Now() < end) {
-      const absl::Duration step = std::min(end - absl::Now(), absl::Milliseconds(100));
-      if (hurry == nullptr) {
-        absl::SleepFor(step);
-      } else if (hurry->WaitForNotificationWithTimeout(step)) {
-        break;
-      }
+    const auto hurried = [&] { return hurry != nullptr && *hurry; };
+    while (frontend_.streams.Count(StreamKind::kDownload) > 0 && absl::Now() < end && !hurried()) {
+      absl::SleepFor(std::min(end - absl::Now(), absl::Milliseconds(50)));
     }
     frontend_.streams.EndAll();
-    const bool hurried = hurry != nullptr && hurry->HasBeenNotified();
-    const absl::Duration unary_grace = hurried ? absl::Milliseconds(200) : kUnaryGrace;
+    const absl::Duration unary_grace = hurried() ? absl::Milliseconds(200) : kUnaryGrace;
     server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(unary_grace));
     frontend_.hub.Stop();
     frontend_.pool.Stop();
@@ -242,7 +237,7 @@ std::shared_ptr<grpc::Channel> FrontendServer::InProcessChannel() {
   return impl_->InProcessChannel();
 }
 
-void FrontendServer::Shutdown(absl::Duration grace, absl::Notification* hurry) {
+void FrontendServer::Shutdown(absl::Duration grace, const std::atomic<bool>* hurry) {
   impl_->Shutdown(grace, hurry);
 }
 

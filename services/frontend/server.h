@@ -9,13 +9,13 @@
 
 #include <grpcpp/channel.h>
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "common/metrics/metrics.h"
 #include "services/frontend/frontend.h"
@@ -68,11 +68,11 @@ class FrontendServer {
   // Drains and stops, in this order:
   //   1. health says NOT_SERVING; no new stream is opened; watch and generate streams end with
   //   SHUTTING_DOWN;
-  //   2. downloads go on for at most `grace`, or until `hurry` (may be null) is notified;
+  //   2. downloads go on for at most `grace`, or until `hurry` (may be null) is true;
   //   3. they end, too; unary calls under way are answered;
   //   4. timers, event hub and pool stop.
   // Blocks. Call once.
-  void Shutdown(absl::Duration grace, absl::Notification* hurry = nullptr);
+  void Shutdown(absl::Duration grace, const std::atomic<bool>* hurry = nullptr);
 
  private:
   class Impl;

@@ -10,7 +10,7 @@ std::shared_ptr<StreamReactor> StreamReactor::Open(StreamRegistry* registry, Str
   std::shared_ptr<StreamReactor> stream(
       new StreamReactor(registry, kind, std::move(on_disconnect)));
   {
-    absl::MutexLock lock(&stream->mutex_);
+    MutexLock lock(&stream->mutex_);
     stream->self_ = stream;
   }
   const grpc::Status status = registry->Add(stream.get());
@@ -22,7 +22,7 @@ std::shared_ptr<StreamReactor> StreamReactor::Open(StreamRegistry* registry, Str
 void StreamReactor::Begin(std::optional<grpc::ByteBuffer> first,
                           std::vector<std::shared_ptr<StreamSource>> sources) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (finished_ || end_) return;
     begun_ = true;
     first_ = std::move(first);
@@ -32,34 +32,34 @@ void StreamReactor::Begin(std::optional<grpc::ByteBuffer> first,
   for (const auto& source : sources) {
     source->Start([weak = weak_from_this()] {
       if (const auto stream = weak.lock()) {
-        absl::MutexLock lock(&stream->mutex_);
+        MutexLock lock(&stream->mutex_);
         stream->Pump();
       }
     });
   }
   // The stream may have ended while the sources started: OnDone may have stopped them too early.
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (finished_) {
     for (const auto& source : sources) source->Stop();
   }
 }
 
 void StreamReactor::End(grpc::Status status) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (!end_) end_ = std::move(status);
   if (!writing_) FinishOnce(*end_);
 }
 
 void StreamReactor::EndForDrain() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     drained_ = true;
   }
   End(ShuttingDown());
 }
 
 void StreamReactor::OnWriteDone(bool ok) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   writing_ = false;
   message_.Clear();
   if (!ok) return FinishOnce(grpc::Status(grpc::StatusCode::CANCELLED, "the client is gone"));
@@ -70,7 +70,7 @@ void StreamReactor::OnWriteDone(bool ok) {
 void StreamReactor::OnCancel() {
   bool disconnected = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     disconnected = !drained_ && !end_;
   }
   if (disconnected && on_disconnect_) on_disconnect_();
@@ -82,7 +82,7 @@ void StreamReactor::OnDone() {
   std::vector<std::shared_ptr<StreamSource>> sources;
   std::shared_ptr<StreamReactor> self;  // goes last, after the lock
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     sources.swap(sources_);
     self.swap(self_);
   }
@@ -127,7 +127,7 @@ void StreamReactor::FinishOnce(const grpc::Status& status) {
 }
 
 grpc::Status StreamRegistry::Add(StreamReactor* stream) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (draining_) return ShuttingDown();
   if (streams_.size() >= max_streams_) {
     return Overloaded("this frontend serves as many streams as it may");
@@ -138,17 +138,17 @@ grpc::Status StreamRegistry::Add(StreamReactor* stream) {
 }
 
 void StreamRegistry::Remove(StreamReactor* stream) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (streams_.erase(stream) > 0) --counts_[static_cast<size_t>(stream->kind())];
 }
 
 size_t StreamRegistry::Count(StreamKind kind) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return counts_[static_cast<size_t>(kind)];
 }
 
 std::vector<std::shared_ptr<StreamReactor>> StreamRegistry::Streams() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   std::vector<std::shared_ptr<StreamReactor>> streams;
   streams.reserve(streams_.size());
   // A stream leaves the registry before it gives up its reference to itself.
@@ -158,7 +158,7 @@ std::vector<std::shared_ptr<StreamReactor>> StreamRegistry::Streams() const {
 
 void StreamRegistry::Drain() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     draining_ = true;
   }
   for (const auto& stream : Streams()) {

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "services/frontend/mutex.h"
 #include "services/frontend/stream_source.h"
 
 namespace kandinsky {
@@ -67,7 +67,7 @@ class StreamReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   const StreamKind kind_;
   const std::function<void()> on_disconnect_;
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::shared_ptr<StreamReactor> self_ ABSL_GUARDED_BY(mutex_);
   std::optional<grpc::ByteBuffer> first_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<StreamSource>> sources_ ABSL_GUARDED_BY(mutex_);
@@ -100,7 +100,7 @@ class StreamRegistry {
 
   const size_t max_streams_;
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   std::unordered_set<StreamReactor*> streams_ ABSL_GUARDED_BY(mutex_);
   std::array<size_t, kStreamKinds> counts_ ABSL_GUARDED_BY(mutex_) = {};

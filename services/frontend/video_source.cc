@@ -57,21 +57,21 @@ VideoSource::VideoSource(std::string job_id, uint64_t offset, Wrap wrap, JobStor
 
 void VideoSource::Start(std::function<void()> wake) {
   hub_->Subscribe(job_id_, weak_from_this());
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   wake_ = std::move(wake);
   MaybeWork();
 }
 
 void VideoSource::Stop() {
   hub_->Unsubscribe(job_id_, this);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   wake_ = nullptr;
   ended_ = true;
   ready_.reset();
 }
 
 StreamSource::Pull VideoSource::Next(grpc::ByteBuffer* message, grpc::Status* status) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (ready_) {
     *message = *std::move(ready_);
     ready_.reset();
@@ -90,7 +90,7 @@ void VideoSource::OnEvent(const EventPtr& event) {
 void VideoSource::OnGap() { LookAgain(); }
 
 void VideoSource::LookAgain() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (ended_) return;
   if (view_ && view_->total) return;  // nothing can change any more
   view_.reset();
@@ -102,7 +102,7 @@ void VideoSource::LookAgain() {
 void VideoSource::OnTick() {
   bool ended = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (ended_) return;
     const absl::Time now = absl::Now();
     if (now - outage_since_ > kMaxOutage) {
@@ -128,7 +128,7 @@ void VideoSource::MaybeWork() {
 void VideoSource::Work(std::optional<View> view, uint64_t offset) {
   Outcome outcome = Advance(view, offset);
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     working_ = false;
     if (ended_) return;
     last_look_ = absl::Now();
@@ -224,7 +224,7 @@ VideoSource::Outcome VideoSource::Advance(std::optional<View>& view, uint64_t of
 void VideoSource::Wake() {
   std::function<void()> wake;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     wake = wake_;
   }
   if (wake) wake();

@@ -14,12 +14,12 @@
 #include <string>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/queue/job_store.h"
 #include "common/queue/video_store.h"
 #include "kandinsky/video/v1/video_service.pb.h"
 #include "services/frontend/event_hub.h"
+#include "services/frontend/mutex.h"
 #include "services/frontend/stream_source.h"
 #include "services/frontend/work_pool.h"
 
@@ -78,7 +78,7 @@ class VideoSource : public StreamSource,
   EventHub* const hub_;
   WorkPool* const pool_;
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::function<void()> wake_ ABSL_GUARDED_BY(mutex_);
   std::optional<View> view_ ABSL_GUARDED_BY(mutex_);  // empty: look the job up first
   uint64_t offset_ ABSL_GUARDED_BY(mutex_);           // of the next byte to read

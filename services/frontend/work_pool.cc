@@ -9,35 +9,39 @@ namespace kandinsky {
 WorkPool::WorkPool(const Options& options)
     : options_(options),
       max_stream_threads_(std::max(1, std::max(2, options.threads) - kReservedThreads)) {
-  absl::MutexLock lock(&stop_mutex_);
+  MutexLock lock(&stop_mutex_);
   for (int i = 0; i < std::max(2, options.threads); ++i) threads_.emplace_back([this] { Run(); });
 }
 
 WorkPool::~WorkPool() { Stop(); }
 
 bool WorkPool::SubmitUnary(UnaryWork work) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (stopped_ || unary_.size() >= options_.max_waiting) return false;
   unary_.push_back({std::move(work), absl::Now()});
+  changed_.NotifyOne();
   return true;
 }
 
 void WorkPool::SubmitStream(std::function<void()> work) {
-  absl::MutexLock lock(&mutex_);
-  if (!stopped_) stream_.push_back(std::move(work));
+  MutexLock lock(&mutex_);
+  if (stopped_) return;
+  stream_.push_back(std::move(work));
+  if (StreamMayRun()) changed_.NotifyOne();
 }
 
 void WorkPool::Stop() {
   std::deque<Waiting> refused;
   std::deque<std::function<void()>> dropped;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     stopped_ = true;
     refused.swap(unary_);
     dropped.swap(stream_);
+    changed_.NotifyAll();
   }
   for (Waiting& waiting : refused) waiting.work(Verdict::kStopped);
-  absl::MutexLock lock(&stop_mutex_);
+  MutexLock lock(&stop_mutex_);
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
 }
@@ -49,9 +53,9 @@ bool WorkPool::StreamMayRun() const {
 bool WorkPool::SomethingToDo() const { return stopped_ || !unary_.empty() || StreamMayRun(); }
 
 void WorkPool::Run() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   while (true) {
-    mutex_.Await(absl::Condition(this, &WorkPool::SomethingToDo));
+    while (!SomethingToDo()) changed_.Wait(&mutex_);
     if (stopped_) return;
     if (!unary_.empty()) {
       Waiting waiting = std::move(unary_.front());
@@ -70,6 +74,7 @@ void WorkPool::Run() {
       work = nullptr;
       mutex_.Lock();
       --busy_with_streams_;
+      if (StreamMayRun()) changed_.NotifyOne();
     }
   }
 }

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "services/frontend/mutex.h"
 
 namespace kandinsky {
 
@@ -62,13 +62,14 @@ class WorkPool {
   const Options options_;
   const int max_stream_threads_;
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
+  CondVar changed_;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   int busy_with_streams_ ABSL_GUARDED_BY(mutex_) = 0;
   std::deque<Waiting> unary_ ABSL_GUARDED_BY(mutex_);
   std::deque<std::function<void()>> stream_ ABSL_GUARDED_BY(mutex_);
 
-  absl::Mutex stop_mutex_;  // held while joining
+  Mutex stop_mutex_;  // held while joining
   std::vector<std::thread> threads_ ABSL_GUARDED_BY(stop_mutex_);
 };
 

@@ -7,7 +7,6 @@
 
 #include <future>
 
-#include "absl/synchronization/blocking_counter.h"
 #include "services/frontend/work_pool.h"
 #include "tests/unit/frontend/test_frontend.h"
 
@@ -163,14 +162,14 @@ std::string Health(TestFrontend& frontend, const std::string& service) {
   const grpc::ByteBuffer request(&slice, 1);
   grpc::ByteBuffer response;
   grpc::Status status;
-  absl::Notification done;
+  std::promise<void> done;
   auto context = Call();
   stub.UnaryCall(context.get(), "/grpc.health.v1.Health/Check", {}, &request, &response,
                  [&](grpc::Status result) {
                    status = std::move(result);
-                   done.Notify();
+                   done.set_value();
                  });
-  done.WaitForNotification();
+  done.get_future().wait();
   if (!status.ok()) return std::to_string(status.error_code());
   grpc::Slice answer;
   if (!response.DumpToSingleSlice(&answer).ok() || answer.size() != 2) return "?";
@@ -287,11 +286,11 @@ TEST(Drain, HurryEndsDownloadsThatWait) {
     return prometheus::TextSerializer().Serialize(families).find(
                "kandinsky_frontend_download_streams 1") != std::string::npos;
   }));
-  absl::Notification hurry;
+  std::atomic<bool> hurry{false};
   auto stopped =
       std::async(std::launch::async, [&] { frontend.server->Shutdown(absl::Minutes(10), &hurry); });
   EXPECT_EQ(stopped.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
-  hurry.Notify();
+  hurry = true;
   const grpc::Status status = chunks->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_EQ(DetailsOf(status).reason, "SHUTTING_DOWN");
@@ -412,18 +411,18 @@ TEST(Server, MetricsTellQueueJobsAndStore) {
 
 TEST(WorkPool, RefusesWhatItCannotServe) {
   WorkPool pool({.threads = 2, .max_waiting = 2, .patience = absl::Milliseconds(1)});
-  absl::Notification release;
-  absl::BlockingCounter busy(2);
+  std::atomic<bool> release{false};
+  std::atomic<int> busy{0};
   std::atomic<int> ran{0};
   std::atomic<int> late{0};
   std::atomic<int> stopped{0};
   const auto block = [&](WorkPool::Verdict) {
-    busy.DecrementCount();
-    release.WaitForNotification();
+    ++busy;
+    release.wait(false);
   };
   ASSERT_TRUE(pool.SubmitUnary(block));
   ASSERT_TRUE(pool.SubmitUnary(block));
-  busy.Wait();
+  ASSERT_TRUE(Eventually([&] { return busy == 2; }));
   const auto count = [&](WorkPool::Verdict verdict) {
     ran += verdict == WorkPool::Verdict::kRun;
     late += verdict == WorkPool::Verdict::kWaitedTooLong;
@@ -433,7 +432,8 @@ TEST(WorkPool, RefusesWhatItCannotServe) {
   EXPECT_TRUE(pool.SubmitUnary(count));
   EXPECT_FALSE(pool.SubmitUnary(count));
   std::this_thread::sleep_for(std::chrono::milliseconds(5));  // longer than the patience
-  release.Notify();
+  release = true;
+  release.notify_all();
   EXPECT_TRUE(Eventually([&] { return late == 2; }));
   pool.Stop();
   EXPECT_FALSE(pool.SubmitUnary(count));
@@ -443,14 +443,15 @@ TEST(WorkPool, RefusesWhatItCannotServe) {
 
 TEST(WorkPool, UnaryWorkHasThreadsThatStreamsCannotTake) {
   WorkPool pool({.threads = 4});
-  absl::Notification release;
+  std::atomic<bool> release{false};
   for (int i = 0; i < 100; ++i) {
-    pool.SubmitStream([&] { release.WaitForNotification(); });
+    pool.SubmitStream([&] { release.wait(false); });
   }
   std::atomic<bool> ran{false};
   ASSERT_TRUE(pool.SubmitUnary([&](WorkPool::Verdict) { ran = true; }));
   EXPECT_TRUE(Eventually([&] { return ran.load(); }));
-  release.Notify();
+  release = true;
+  release.notify_all();
 }
 
 }  // namespace
