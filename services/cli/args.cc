@@ -80,6 +80,7 @@ constexpr Flag kFlags[] = {
      "run all stages in one process, without a server; --model is a directory"},
     {"device", "", Type::kString, kGenerate, "auto|cpu|cuda:N", "", "with --local"},
     {"dtype", "", Type::kString, kGenerate, "float32|bfloat16|float16", "", "with --local"},
+    {"threads", "", Type::kInt32, kGenerate, "N", "", "with --local"},
     {"state", "", Type::kString, kList, "STATE,…", "", "only jobs in these states"},
     {"limit", "", Type::kInt32, kList | kDead, "N", "50", "at most so many, 0 for all"},
     {"wait", "", Type::kBool, kStatus, "", "false",

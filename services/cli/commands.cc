@@ -303,13 +303,21 @@ class Session {
             absl::InvalidArgumentError(absl::StrCat("--", flag, " means nothing with --local")));
       }
     }
+    if (args_.String("out") == "-") {
+      return Usage(absl::InvalidArgumentError("--local writes to a file: --out - is not possible"));
+    }
     std::vector<std::string> arguments = {absl::StrCat("--prompt=", *prompt)};
     for (const char* flag :
          {"model", "negative-prompt", "level", "seed", "width", "height", "steps", "guidance-scale",
-          "interpolation-guidance-scale", "format", "fps", "device", "dtype", "out"}) {
-      if (!args_.Has(flag)) continue;
+          "interpolation-guidance-scale", "format", "fps", "device", "dtype", "threads", "out"}) {
+      if (args_.Has(flag)) {
+        arguments.push_back(absl::StrCat("--", flag, "=", args_.String(flag)));
+      }
+    }
+    if (!args_.Has("out")) {
+      const std::string format = args_.String("format");
       arguments.push_back(
-          absl::StrCat("--", absl::StrReplaceAll(flag, {{"-", "_"}}), "=", args_.String(flag)));
+          absl::StrCat("--out=video.", format == "webm" || format == "gif" ? format : "mp4"));
     }
     if (json_) arguments.push_back("--json");
     const absl::Status status = env_.run_local(arguments);

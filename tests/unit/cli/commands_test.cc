@@ -365,6 +365,7 @@ TEST_F(CommandsTest, UsageErrorsExitWith2) {
         {"list", "--limit=-1"},
         {"generate", "x", "--local"},
         {"generate", "x", "--local", "--model=m", "--timeout=5s"},
+        {"generate", "x", "--local", "--model=m", "--out=-"},
         {"get", "job-1", "--tls-cert=/nonexistent"}}) {
     const Result result = Run(args);
     EXPECT_EQ(result.code, kExitUsage) << args[0];
@@ -502,7 +503,9 @@ TEST_F(CommandsTest, LocalTranslatesFlags) {
   EXPECT_EQ(result.code, kExitFailed);
   EXPECT_THAT(result.err, HasSubstr("cannot run kandinsky-local: not in a test"));
   EXPECT_THAT(result.local, ElementsAre("--prompt=a cube", "--model=dir", "--level=low",
-                                        "--guidance_scale=3", "--out=f.mp4"));
+                                        "--guidance-scale=3", "--out=f.mp4"));
+  EXPECT_THAT(Run({"generate", "x", "--local", "--model=dir", "--format=gif"}).local,
+              ElementsAre("--prompt=x", "--model=dir", "--format=gif", "--out=video.gif"));
   EXPECT_TRUE(service_.log.empty());
 }
 
