@@ -270,27 +270,29 @@ absl::StatusOr<Job> DecodeJob(const std::string& id, const RedisValue& fields) {
   absl::StatusOr<JobSpec> spec = DecodeSpec(field("spec"));
   if (!spec.ok()) return spec.status();
   job.spec = *spec;
+  // See load() in lib.lua.
+  std::vector<std::string> core = absl::StrSplit(field("c"), ' ');
   int state = 0, stage = 0;
+  int64_t deadline_us = 0;
   uint64_t sequence = 0;
-  if (!Number(field("st"), &state) || !Number(field("sg"), &stage) ||
-      !Number(field("at"), &job.attempt) || !Number(field("seq"), &sequence) ||
-      !Number(field("vg"), &job.video_generation) ||
-      !absl::SimpleAtod(field("fr"), &job.fraction) ||
-      !InRange(state, JobState::kQueued, JobState::kExpired) ||
+  if (core.size() != 18 || !Number(core[0], &state) || !Number(core[1], &stage) ||
+      !Number(core[4], &job.attempt) || !absl::SimpleAtod(core[5], &job.fraction) ||
+      !Number(core[6], &job.video_generation) || !Number(core[11], &sequence) ||
+      !Number(core[14], &deadline_us) || !InRange(state, JobState::kQueued, JobState::kExpired) ||
       !InRange(stage, Stage::kKeyframes, Stage::kDecoding)) {
     return Unreadable("job");
   }
   job.state = static_cast<JobState>(state);
   job.stage = static_cast<Stage>(stage);
   job.last_event_id = absl::StrCat(sequence);
-  job.cancel_requested = field("cx") == "1";
+  job.cancel_requested = core[12] == "1";
+  job.deadline = absl::FromUnixMicros(deadline_us);
   struct {
     std::string_view name;
     absl::Time* time;
   } const times[] = {{"ct", &job.create_time},
                      {"sta", &job.start_time},
                      {"ft", &job.finish_time},
-                     {"dl", &job.deadline},
                      {"xt", &job.expire_time}};
   for (const auto& [name, time] : times) {
     if (field(name).empty()) continue;

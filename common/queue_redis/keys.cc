@@ -1,5 +1,7 @@
 #include "common/queue_redis/keys.h"
 
+#include <functional>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 
@@ -19,30 +21,35 @@ constexpr char kChannel[] = "events";
 
 // @P@: prefix with its colon; the other names stand for the constants above.
 constexpr char kLua[] = R"lua(
-local STAGE = {'keyframes', 'interpolation', 'decoding'}
-local PRIORITY = {'interactive', 'batch'}
 local function OF(id, suffix) return '@P@{' .. id .. '}:' .. suffix end
 local function JOB(id) return OF(id, '@JOB@') end
 local function EVENTS(id) return OF(id, '@EVENTS@') end
 local function PROGRESS(id) return OF(id, '@PROGRESS@') end
-local function CHECKPOINT(id, sg) return OF(id, '@CHECKPOINT@' .. STAGE[sg]) end
+local function CHECKPOINT(id, sg) return OF(id, '@CHECKPOINT@' .. STAGE(sg)) end
 local function VIDEOS(id) return OF(id, '@VIDEOS@') end
 local function VIDEO(id, g) return OF(id, '@VIDEO@' .. g) end
 local function SEGMENT(id, g, n) return OF(id, '@VIDEO@' .. g .. ':' .. n) end
-local function LINES(name, sg, pr) return '@P@' .. name .. ':' .. STAGE[sg] .. ':' .. PRIORITY[pr] end
-local function TASKS(sg, pr) return LINES('tasks', sg, pr) end
-local function WAITING(sg, pr) return LINES('waiting', sg, pr) end
-local function TURNS(sg, pr) return LINES('turns', sg, pr) end
-local function LINE(sg, pr, tn) return LINES('line', sg, pr) .. ':' .. tn end
-local function DELAYED(sg, pr) return LINES('delayed', sg, pr) end
-local function WAKE(sg) return '@P@@WAKE@' .. STAGE[sg] end
-local function SHARE(sg) return '@P@share:' .. STAGE[sg] end
-local function SWEEP(sg) return '@P@sweep:' .. STAGE[sg] end
+local function LINE(sg, pr, tn) return LINES(sg, pr) .. tn end
 local function REQUEST(tn, rk) return '@P@request:' .. #tn .. ':' .. tn .. ':' .. rk end
 local JOBS, DEADLINES, UNFINISHED = '@P@jobs', '@P@deadlines', '@P@unfinished'
 local EXPIRY, DEAD, RATE = '@P@expiry', '@P@@DEAD@', '@P@rate'
 local WORKERS, WORKER_INFO, CHANNEL = '@P@workers', '@P@workers:info', '@P@@CHANNEL@'
 )lua";
+
+// A Lua function from a stage, or a stage and a priority, to a text that is spelled out for each:
+// scripts would spend more time on putting names together than on commands.
+std::string LuaByStage(const std::string& name, bool by_priority,
+                       const std::function<std::string(Stage, Priority)>& text) {
+  std::string lua = absl::StrCat("local function ", name, by_priority ? "(sg, pr)" : "(sg)", "\n");
+  for (Stage stage : kStages) {
+    absl::StrAppend(&lua, "  if sg == ", static_cast<int>(stage), " then return ");
+    if (by_priority) {
+      absl::StrAppend(&lua, "pr == 1 and '", text(stage, Priority::kInteractive), "' or ");
+    }
+    absl::StrAppend(&lua, "'", text(stage, Priority::kBatch), "' end\n");
+  }
+  return lua + "end\n";
+}
 
 }  // namespace
 
@@ -77,16 +84,41 @@ std::string Keys::Wake(Stage stage) const {
 std::string Keys::Dead() const { return prefix_ + kDead; }
 
 std::string Keys::Lua() const {
-  return absl::StrReplaceAll(kLua, {{"@P@", prefix_},
-                                    {"@JOB@", kJob},
-                                    {"@EVENTS@", kEvents},
-                                    {"@PROGRESS@", kProgress},
-                                    {"@CHECKPOINT@", kCheckpoint},
-                                    {"@VIDEOS@", kVideos},
-                                    {"@VIDEO@", kVideo},
-                                    {"@WAKE@", kWake},
-                                    {"@DEAD@", kDead},
-                                    {"@CHANNEL@", kChannel}});
+  std::string lua =
+      LuaByStage("STAGE", false, [](Stage stage, Priority) { return std::string(Name(stage)); });
+  struct {
+    const char* function;
+    const char* name;
+    bool by_priority;
+    const char* end;
+  } constexpr kByStage[] = {
+      {"TASKS", "tasks:", true,
+       ""},  // stream of leases with group 'w': a task is an entry while it is leased
+      {"WAITING", "waiting:", true, ""},  // sorted set: claimable tasks by enqueue time
+      {"TURNS", "turns:", true, ""},      // sorted set: tenants with claimable tasks by turn
+      {"LINES", "line:", true,
+       ":"},  // with the tenant: sorted set of its claimable tasks by enqueue time
+      {"DELAYED", "delayed:", true, ""},  // sorted set: tasks that back off, by when that ends
+      {"WAKE", kWake, false, ""},
+      {"SHARE", "share:", false, ""},  // counter: turns in which an aged batch task waited
+      {"SWEEP", "sweep:", false, ""},  // when leases and backoffs are to be looked at again
+  };
+  for (const auto& row : kByStage) {
+    lua += LuaByStage(row.function, row.by_priority, [&](Stage stage, Priority priority) {
+      std::string text = absl::StrCat(prefix_, row.name).append(Name(stage));
+      if (row.by_priority) text.append(":").append(Name(priority));
+      return text + row.end;
+    });
+  }
+  return lua + absl::StrReplaceAll(kLua, {{"@P@", prefix_},
+                                          {"@JOB@", kJob},
+                                          {"@EVENTS@", kEvents},
+                                          {"@PROGRESS@", kProgress},
+                                          {"@CHECKPOINT@", kCheckpoint},
+                                          {"@VIDEOS@", kVideos},
+                                          {"@VIDEO@", kVideo},
+                                          {"@DEAD@", kDead},
+                                          {"@CHANNEL@", kChannel}});
 }
 
 }  // namespace kandinsky

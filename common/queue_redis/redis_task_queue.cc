@@ -73,7 +73,7 @@ absl::StatusOr<std::optional<Lease>> RedisTaskQueue::DecodeLease(Stage stage,
   lease.enqueue_time = absl::FromUnixMicros(enqueue_us);
   lease.reclaimed = v[13].integer == 1;
   lease.duration = options_.lease_duration;
-  if (!v[12].text.empty()) lease.avoid_workers = absl::StrSplit(v[12].text, '\n');
+  if (v[12].text != "-") lease.avoid_workers = absl::StrSplit(v[12].text, '\x1f');
   absl::StatusOr<JobSpec> spec = DecodeSpec(v[6].text);
   absl::Status bad = spec.status();
   if (spec.ok()) {
@@ -101,8 +101,10 @@ absl::StatusOr<std::optional<Lease>> RedisTaskQueue::DecodeLease(Stage stage,
 absl::StatusOr<std::optional<Lease>> RedisTaskQueue::Claim(Stage stage,
                                                            const std::string& worker_id,
                                                            absl::Duration max_wait) {
-  if (worker_id.empty() || worker_id.find('\n') != std::string::npos) {
-    return absl::InvalidArgumentError("a worker needs an id without line breaks");
+  // It becomes a word of the record.
+  if (worker_id.empty() || worker_id == "-" ||
+      std::any_of(worker_id.begin(), worker_id.end(), [](unsigned char c) { return c <= ' '; })) {
+    return absl::InvalidArgumentError("a worker needs an id without blanks");
   }
   using std::chrono::steady_clock;
   const auto end =
@@ -111,8 +113,10 @@ absl::StatusOr<std::optional<Lease>> RedisTaskQueue::Claim(Stage stage,
   const absl::Duration look_again = std::min(absl::Seconds(1), options_.lease_duration / 4);
   absl::StatusOr<RedisSession> session = client_->Acquire();
   if (!session.ok()) return session.status();
+  bool woken = false;
   for (;;) {
-    absl::StatusOr<RedisValue> reply = session->Eval(scripts_->claim, {Number(stage), worker_id});
+    absl::StatusOr<RedisValue> reply =
+        session->Eval(scripts_->claim, {Number(stage), worker_id, woken ? "1" : "0"});
     if (!reply.ok()) return reply.status();
     if (reply->elements.empty()) return Unexpected(scripts_->claim, *reply);
     if (reply->elements[0].integer == 1) {
@@ -133,6 +137,7 @@ absl::StatusOr<std::optional<Lease>> RedisTaskQueue::Claim(Stage stage,
     absl::StatusOr<RedisValue> token = session->Command(
         {"BLPOP", keys_->Wake(stage), absl::StrFormat("%.6f", absl::ToDoubleSeconds(wait))}, wait);
     if (!token.ok()) return token.status();
+    woken = !token->nil();
     if (steady_clock::now() >= end && token->nil()) return std::nullopt;
   }
 }

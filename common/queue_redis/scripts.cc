@@ -1,6 +1,8 @@
 #include "common/queue_redis/scripts.h"
 
 #include <algorithm>
+#include <set>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 
@@ -40,12 +42,68 @@ std::string OptionsLua(const QueueOptions& options) {
       "\nlocal SWEEP_EVERY = ", Micros(sweep), "\n");
 }
 
-// The first line of a script, its flags, must stay the first.
+bool IsWordCharacter(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+}
+
+// The identifiers in a piece of Lua (and the words of its comments and strings, which does no
+// harm).
+std::set<std::string_view> Words(std::string_view text) {
+  std::set<std::string_view> words;
+  for (size_t i = 0; i < text.size();) {
+    if (!IsWordCharacter(text[i])) {
+      ++i;
+      continue;
+    }
+    size_t begin = i;
+    while (i < text.size() && IsWordCharacter(text[i])) ++i;
+    words.insert(text.substr(begin, i - begin));
+  }
+  return words;
+}
+
+// A definition at the left margin of the preamble: "local a, b = …" or "local function a(…) … end".
+struct Piece {
+  std::string_view text;
+  std::set<std::string_view> names;
+};
+
+std::vector<Piece> SplitPreamble(std::string_view text) {
+  std::vector<Piece> pieces;
+  for (size_t i = 0; i < text.size();) {
+    size_t end = std::min(text.find("\nlocal ", i), text.size());
+    Piece piece{text.substr(i, end - i + (end < text.size())), {}};
+    i = end + 1;
+    std::string_view head = piece.text.substr(0, piece.text.find('\n'));
+    if (head.substr(0, 6) != "local ") continue;
+    head = head.substr(0, head.find_first_of("(="));
+    piece.names = Words(head);
+    piece.names.erase("local");
+    piece.names.erase("function");
+    pieces.push_back(piece);
+  }
+  return pieces;
+}
+
+// The script with those pieces of the preamble that it needs. Its first line, its flags, must stay
+// the first.
 RedisScript Assemble(const char* name, const std::string& preamble) {
   std::string_view body = Embedded(name);
   size_t end = std::min(body.find('\n'), body.size());
+  std::set<std::string_view> wanted = Words(body);
+  std::vector<Piece> pieces = SplitPreamble(preamble);
+  std::vector<std::string_view> kept;
+  // A piece uses only what is defined before it.
+  for (auto piece = pieces.rbegin(); piece != pieces.rend(); ++piece) {
+    bool used = std::any_of(piece->names.begin(), piece->names.end(),
+                            [&](std::string_view word) { return wanted.contains(word); });
+    if (!used) continue;
+    kept.push_back(piece->text);
+    wanted.merge(Words(piece->text));
+  }
   std::string text(body.substr(0, end));
-  text += preamble;
+  text += '\n';
+  for (auto piece = kept.rbegin(); piece != kept.rend(); ++piece) text += *piece;
   text += body.substr(end);
   return RedisScript(name, text);
 }

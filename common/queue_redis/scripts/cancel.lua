@@ -6,6 +6,5 @@ local j = load(ARGV[1])
 if not j then return {'NONE'} end
 if finished(j) then return {'OK'} end
 j.cx = '1'
-put(j, 'cx', '1')
 if held(j) then save(j) else stop_if_due(j) end
 return {'OK'}

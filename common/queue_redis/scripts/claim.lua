@@ -1,37 +1,31 @@
 #!lua flags=allow-oom
 -- Leases one task of a stage: one whose lease ended, else a waiting one.
--- KEYS: none (see keys.cc).  ARGV: 1 stage, 2 worker
+-- KEYS: none (see keys.cc).  ARGV: 1 stage, 2 worker, 3 '1' if the worker was woken by a token
 -- Result: {1, entry, priority, delivery count, job id, tenant, spec, attempt, deadline, enqueue time, output of stage 1
 --          or nil, output of stage 2 or nil, avoided workers, 1 if reclaimed, video generation}
 --         | {0, us after which it is worth to look again even if nobody woke us; -1: unknown}
 local sg, worker = tonumber(ARGV[1]), ARGV[2]
+local TASK = {'spec', 'l1', 'l2'}
 
 local function grant(j, entry, delivery, reclaimed)
   j.ws = 'l'
   j.le = entry
   j.wk = worker
   j.at = j.f[sg] + 1
-  put(j, 'ws', 'l')
-  put(j, 'le', entry)
-  put(j, 'wk', worker)
-  put(j, 'at', j.at)
-  put(j, 'dn', '')
-  if sg == 3 then
-    j.vg = j.vg + 1
-    put(j, 'vg', j.vg)
-  end
+  if sg == 3 then j.vg = j.vg + 1 end
   if j.st == QUEUED then
     j.st = RUNNING
-    put(j, 'st', RUNNING)
-    put(j, 'sta', now)
     publish(j, STATE_CHANGED)
+    publish(j, STAGE_STARTED)
+    save(j, 'sta', NOW)
+  else
+    publish(j, STAGE_STARTED)
+    save(j)
   end
-  publish(j, STAGE_STARTED)
-  save(j)
-  if call('EXISTS', WAITING(sg, 1), WAITING(sg, 2)) > 0 then wake(sg) end
-  local d = call('HMGET', JOB(j.id), 'spec', 'l1', 'l2')
-  return {1, entry, j.pr, delivery, j.id, j.tn, d[1], j.at, int(j.dl), j.en, d[2], d[3], j.av, reclaimed,
-    sg == 3 and j.vg or 0}
+  -- Who took the token passes it on.
+  if ARGV[3] == '1' and call('EXISTS', WAITING(sg, 1), WAITING(sg, 2)) > 0 then wake(sg) end
+  return {1, entry, j.pr, delivery, j.id, j.tn, j.more[4], j.at, j.dl, j.en, j.more[5], j.more[6], j.av,
+    reclaimed, sg == 3 and j.vg or 0}
 end
 
 -- A task whose lease ended, or nil. Ends jobs that were cancelled, are late or have no attempt left on the way.
@@ -43,13 +37,12 @@ local function reclaim()
     for _, row in ipairs(ended) do
       local entry, delivery = row[1], row[4] + 1
       local claimed = call('XCLAIM', tasks, GROUP, worker, LEASE_MS, entry)
-      local j = claimed[1] and load(claimed[1][2][2])
+      local j = claimed[1] and load(claimed[1][2][2], TASK)
       if not j or j.ws ~= 'l' or j.le ~= entry then
         call('XACK', tasks, GROUP, entry)
         call('XDEL', tasks, entry)
       elseif not stop_if_due(j) then
         j.f[sg] = j.f[sg] + 1
-        put(j, 'f' .. sg, j.f[sg])
         local lost = {reason = 'WORKER_LOST', message = 'the lease of worker ' .. row[2] .. ' ended', sg = sg,
           n = j.f[sg], worker = row[2]}
         if j.f[sg] >= MAX_ATTEMPTS then
@@ -67,7 +60,8 @@ local function reclaim()
 end
 
 local function avoided(j)
-  return j.av ~= '' and now < j.en + AVOID and string.find('\n' .. j.av .. '\n', '\n' .. worker .. '\n', 1, true) ~= nil
+  return j.av ~= '-' and now < j.en + AVOID and
+    string.find('\31' .. j.av .. '\31', '\31' .. worker .. '\31', 1, true) ~= nil
 end
 
 -- The task that is next by the turns of the tenants and that this worker need not avoid, out of its line; or nil.
@@ -77,18 +71,20 @@ local function pick(pr)
     local tn = call('ZRANGE', turns, n, n)[1]
     if not tn then return nil end
     local line = LINE(sg, pr, tn)
-    local ids = call('ZRANGE', line, 0, 0)
+    local ids = call('ZRANGE', line, '0', '1')
     local i = 1
     while ids[i] do
-      local j = load(ids[i])
+      local j = load(ids[i], TASK)
       if not j then
         leave_line(sg, pr, tn, ids[i])
       elseif not avoided(j) then
-        call('ZINCRBY', turns, 1, tn)
-        unqueue(j)
+        call('ZREM', WAITING(sg, pr), j.id)
+        call('ZREM', line, j.id)
+        if ids[2] then call('ZINCRBY', turns, '1', tn) else call('ZREM', turns, tn) end
+        j.ws = '-'
         return j
       end
-      if i == 1 then ids = call('ZRANGE', line, 0, 31) end
+      if i == 1 and ids[2] then ids = call('ZRANGE', line, 0, 31) end
       i = i + 1
     end
   end
@@ -96,7 +92,7 @@ local function pick(pr)
 end
 
 local function next_waiting()
-  local oldest = call('ZRANGE', WAITING(sg, 2), 0, 0, 'WITHSCORES')
+  local oldest = call('ZRANGE', WAITING(sg, 2), '0', '0', 'WITHSCORES')
   local first, second = 1, 2
   if oldest[2] and now - oldest[2] > BATCH_AGEING and call('INCR', SHARE(sg)) % BATCH_SHARE == 0 then
     first, second = 2, 1
@@ -111,7 +107,7 @@ local function lease_waiting()
       local tasks = TASKS(sg, j.pr)
       local entry = call('XADD', tasks, '*', 'j', j.id)
       -- What a read by the group would do, but for exactly this entry.
-      local got = redis.pcall('XCLAIM', tasks, GROUP, worker, 0, entry, 'FORCE', 'RETRYCOUNT', 1, 'JUSTID', 'LASTID',
+      local got = redis.pcall('XCLAIM', tasks, GROUP, worker, '0', entry, 'FORCE', 'RETRYCOUNT', '1', 'JUSTID', 'LASTID',
         entry)
       if got.err then
         call('XGROUP', 'CREATE', tasks, GROUP, 0)

@@ -5,17 +5,14 @@
 local j, mine = fence()
 if not j then return {mine} end
 if stop_if_due(j, mine) then return {'OK'} end
-end_lease(j, mine)
+end_lease(j)
 j.fr = ARGV[8]
-put(j, 'fr', j.fr)
 publish(j, STAGE_FINISHED)
-put(j, 'l' .. j.sg, ARGV[9])
 call('UNLINK', CHECKPOINT(j.id, j.sg))
+local output = 'l' .. j.sg
 j.sg = tonumber(ARGV[7])
 j.at = j.f[j.sg] + 1
-put(j, 'sg', j.sg)
-put(j, 'at', j.at)
-if j.av ~= '' then put(j, 'av', '') end
-enqueue(j, now)
-save(j)
+j.av = '-'
+enqueue(j, NOW)
+save(j, 'dn', mine, output, ARGV[9])
 return {'OK'}

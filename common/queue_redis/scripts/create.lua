@@ -7,8 +7,8 @@
 -- Sent again with the same job id it changes nothing and gives the same result.
 local id, tn, rk = ARGV[1], ARGV[3], ARGV[6]
 
-local mine = call('HMGET', JOB(id), 'ct', 'dl')
-if mine[1] then return {'NEW', mine[1], mine[2]} end
+local mine = call('HGET', JOB(id), 'ct')
+if mine then return {'NEW', mine, load(id).dl} end
 
 if rk ~= '' then
   local request = call('GET', REQUEST(tn, rk))
@@ -42,16 +42,14 @@ if total >= MAX_UNFINISHED then return {'FULL', retry_after(1)} end
 local of_tenant = tonumber(call('HGET', UNFINISHED, tn) or 0)
 if of_tenant >= MAX_UNFINISHED_PER_TENANT then return {'TENANT_FULL', retry_after(total / of_tenant)} end
 
-local deadline = now + ARGV[5]
-local j = {id = id, st = QUEUED, sg = 1, pr = tonumber(ARGV[4]), tn = tn, at = 1, fr = '0', seq = 0,
-  set = {'st', QUEUED, 'sg', 1, 'pr', ARGV[4], 'tn', tn, 'spec', ARGV[2], 'to', ARGV[5], 'rk', rk, 'ct', now,
-    'dl', deadline, 'at', 1, 'fr', '0', 'f1', 0, 'f2', 0, 'f3', 0, 'sb', 0, 'vg', 0, 'le', '', 'wk', '', 'cx', '0',
-    'dn', '', 'av', ''}}
+local deadline = int(now + ARGV[5])
+local j = {id = id, key = JOB(id), tn = tn, rk = rk, st = QUEUED, sg = 1, pr = tonumber(ARGV[4]), ws = '-', at = 1, fr = '0', vg = 0,
+  f = {0, 0, 0}, sb = 0, seq = 0, cx = '0', en = NOW, dl = deadline, le = '-', wk = '-', av = '-'}
 publish(j, STATE_CHANGED)
-enqueue(j, now)
-save(j)
+enqueue(j, NOW)
+save(j, 'tn', tn, 'rk', rk, 'spec', ARGV[2], 'to', ARGV[5], 'ct', NOW, 'dn', '')
 if rk ~= '' then call('SET', REQUEST(tn, rk), id .. ' ' .. ARGV[7]) end
-call('ZADD', JOBS, now, id)
+call('ZADD', JOBS, NOW, id)
 call('ZADD', DEADLINES, deadline, id)
-call('HINCRBY', UNFINISHED, tn, 1)
-return {'NEW', int(now), int(deadline)}
+call('HINCRBY', UNFINISHED, tn, '1')
+return {'NEW', NOW, deadline}

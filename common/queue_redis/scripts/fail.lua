@@ -9,7 +9,7 @@ if not j then return {mine} end
 if stop_if_due(j, mine) then return {'OK'} end
 local sg, class = j.sg, ARGV[7]
 local failures = j.f[sg] + 1
-put(j, 'f' .. sg, failures)
+j.f[sg] = failures
 local error = {reason = ARGV[8], message = ARGV[9], sg = sg, n = failures, worker = ARGV[5]}
 local final = class == 'permanent'
 if class == 'memory' then final = call('HINCRBY', JOB(j.id), 'o' .. sg, 1) > 1 end
@@ -22,18 +22,17 @@ if final then
   finalize(j, FAILED, error, nil, mine)
   return {'OK'}
 end
-end_lease(j, mine)
+end_lease(j)
 j.at = failures + 1
-put(j, 'at', j.at)
 publish(j, RETRIED, error)
 if class == 'memory' then
-  put(j, 'av', j.av == '' and ARGV[5] or j.av .. '\n' .. ARGV[5])
-  enqueue(j, now)
+  j.av = j.av == '-' and ARGV[5] or j.av .. '\31' .. ARGV[5]
+  enqueue(j, NOW)
 else
   local cap = math.min(RETRY_MAX, RETRY_BASE * 2 ^ math.min(failures - 1, 60))
   delay(j, int(now + cap * ARGV[10]))
   -- Blocked workers learn when to look again.
   wake(sg)
 end
-save(j)
+save(j, 'dn', mine)
 return {'OK'}

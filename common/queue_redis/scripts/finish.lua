@@ -5,7 +5,6 @@
 local j, mine = fence()
 if not j then return {mine} end
 j.fr = '1'
-put(j, 'vd', ARGV[7])
 publish(j, STAGE_FINISHED)
-finalize(j, SUCCEEDED, nil, ARGV[8], mine)
+finalize(j, SUCCEEDED, nil, ARGV[8], mine, ARGV[7])
 return {'OK'}

@@ -4,49 +4,73 @@
 --   options LEASE_MS MAX_ATTEMPTS …
 -- All times are microseconds since 1970 by this server's clock; nothing that is compared comes from another machine.
 -- Numbers that are joined to text go through int(): Lua would round them to 14 digits.
+-- A script gets only those of these functions that it uses, each as one piece that begins and ends at the left margin:
+-- making forty functions costs more than a short script itself.
 
 local call = redis.call
 local clock = call('TIME')
 local now = clock[1] * 1000000 + clock[2]
+-- The same as text: numbers as arguments of commands are slow.
+local NOW = clock[1] .. string.format('%06d', clock[2])
 
 local GROUP = 'w'
-local QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED, EXPIRED = 1, 2, 3, 4, 5, 6
-local STATE_CHANGED, STAGE_STARTED, MADE_PROGRESS, PREVIEWED, STAGE_FINISHED, RETRIED = 1, 2, 3, 4, 5, 6
+local QUEUED = 1
+local RUNNING = 2
+local SUCCEEDED = 3
+local FAILED = 4
+local CANCELLED = 5
+local EXPIRED = 6
+local STATE_CHANGED = '1'
+local STAGE_STARTED = '2'
+local MADE_PROGRESS = '3'
+local PREVIEWED = '4'
+local STAGE_FINISHED = '5'
+local RETRIED = '6'
 
 local function int(number) return string.format('%.0f', number) end
 
--- The fields of a job that transitions look at; nil when there is no such job. Changes gather in j.set until save(j).
-local function load(id)
-  local v = call('HMGET', JOB(id), 'st', 'sg', 'pr', 'tn', 'ws', 'en', 'le', 'wk', 'cx', 'dl', 'at', 'fr', 'vg',
-    'f1', 'f2', 'f3', 'sb', 'rk', 'seq', 'dn', 'av')
+-- The small fields of a job live in one field, its core: reading and writing twenty fields would cost more than all else.
+-- Words in this order, '-' for nothing. Only st, sg and pr are made numbers; Lua counts with the texts of the others, but
+-- compares them only after tonumber:
+--   st state, sg stage, pr priority, ws where the task is ('w' waiting, 'd' delayed, 'l' leased), at attempt, fr fraction,
+--   vg video generation, f[1..3] failures of each stage, sb times sent back, seq newest event, cx '1' when cancelled,
+--   en enqueue time, dl deadline, le entry, wk worker, av workers to avoid, joined by \31
+local CORE = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$'
+
+-- The job, with its tenant tn and request id rk; nil when there is none. Change it, then save(j). Fields named in `more`
+-- come as j.more[4], j.more[5], …
+local function load(id, more)
+  local key = JOB(id)
+  local v = more and call('HMGET', key, 'c', 'tn', 'rk', unpack(more)) or call('HMGET', key, 'c', 'tn', 'rk')
   if not v[1] then return nil end
-  return {id = id, st = tonumber(v[1]), sg = tonumber(v[2]), pr = tonumber(v[3]), tn = v[4], ws = v[5], en = v[6],
-    le = v[7], wk = v[8], cx = v[9], dl = tonumber(v[10]), at = tonumber(v[11]), fr = v[12], vg = tonumber(v[13]),
-    f = {tonumber(v[14]), tonumber(v[15]), tonumber(v[16])}, sb = tonumber(v[17]), rk = v[18], seq = tonumber(v[19]),
-    dn = v[20], av = v[21], set = {}}
+  local st, sg, pr, ws, at, fr, vg, f1, f2, f3, sb, seq, cx, en, dl, le, wk, av = string.match(v[1], CORE)
+  return {id = id, key = key, tn = v[2], rk = v[3], more = v, st = tonumber(st), sg = tonumber(sg), pr = tonumber(pr),
+    ws = ws, at = at, fr = fr, vg = vg, f = {f1, f2, f3}, sb = sb, seq = seq, cx = cx, en = en, dl = dl, le = le,
+    wk = wk, av = av}
 end
 
-local function put(j, field, value)
-  local set = j.set
-  set[#set + 1] = field
-  set[#set + 1] = value
-end
-
-local function save(j)
-  if #j.set > 0 then call('HSET', JOB(j.id), unpack(j.set)) end
-  j.set = {}
+-- Writes the core, and the fields and values that follow.
+local function save(j, ...)
+  local f = j.f
+  call('HSET', j.key, 'c', j.st .. ' ' .. j.sg .. ' ' .. j.pr .. ' ' .. j.ws .. ' ' .. j.at .. ' ' .. j.fr .. ' ' ..
+    j.vg .. ' ' .. f[1] .. ' ' .. f[2] .. ' ' .. f[3] .. ' ' .. j.sb .. ' ' .. j.seq .. ' ' .. j.cx .. ' ' .. j.en ..
+    ' ' .. j.dl .. ' ' .. j.le .. ' ' .. j.wk .. ' ' .. j.av, ...)
 end
 
 local function finished(j) return j.st ~= QUEUED and j.st ~= RUNNING end
 
 -- Appends the event to the job's stream and tells the watchers. error: {reason, message, sg, n, worker} or nil.
--- The caller must save(j): the sequence is part of it.
+-- The caller must save(j) afterwards: the sequence is part of it.
 local function publish(j, type, error, details)
   j.seq = j.seq + 1
-  put(j, 'seq', j.seq)
-  local e = error or {reason = '', message = '', sg = 0, n = 0, worker = ''}
-  local text = table.concat({'1', j.id, j.seq, int(now), type, j.st, j.sg, j.at, j.fr, e.sg, e.n, #e.reason, #e.message,
-    #e.worker}, ' ') .. '\n' .. e.reason .. e.message .. e.worker .. (details or '')
+  local text = '1 ' .. j.id .. ' ' .. j.seq .. ' ' .. NOW .. ' ' .. type .. ' ' .. j.st .. ' ' .. j.sg .. ' ' .. j.at ..
+    ' ' .. j.fr
+  if error then
+    text = text .. ' ' .. error.sg .. ' ' .. error.n .. ' ' .. #error.reason .. ' ' .. #error.message .. ' ' ..
+      #error.worker .. '\n' .. error.reason .. error.message .. error.worker .. (details or '')
+  else
+    text = text .. ' 0 0 0 0 0\n' .. (details or '')
+  end
   if type == MADE_PROGRESS then
     call('XADD', PROGRESS(j.id), 'MAXLEN', MAX_PROGRESS, j.seq .. '-0', 'e', text)
   else
@@ -62,25 +86,22 @@ local function wake(sg)
   if call('LLEN', WAKE(sg)) == 0 then call('LPUSH', WAKE(sg), '1') end
 end
 
--- Makes the task claimable, behind the tasks of its tenant with an earlier enqueue time.
+-- Makes the task claimable, behind the tasks of its tenant with an earlier enqueue time (text).
 local function enqueue(j, en)
   j.ws = 'w'
   j.en = en
-  put(j, 'ws', 'w')
-  put(j, 'en', en)
   call('ZADD', WAITING(j.sg, j.pr), en, j.id)
   if call('ZADD', LINE(j.sg, j.pr, j.tn), en, j.id) == 1 then
     -- A tenant that comes (back) waits for one round of the others.
     local turns = TURNS(j.sg, j.pr)
-    local first = call('ZRANGE', turns, 0, 0, 'WITHSCORES')
-    call('ZADD', turns, 'NX', first[2] and first[2] + 1 or 0, j.tn)
+    local first = call('ZRANGE', turns, '0', '0', 'WITHSCORES')
+    call('ZADD', turns, 'NX', first[2] and int(first[2] + 1) or '0', j.tn)
   end
   wake(j.sg)
 end
 
 local function delay(j, due)
   j.ws = 'd'
-  put(j, 'ws', 'd')
   call('ZADD', DELAYED(j.sg, j.pr), due, j.id)
 end
 
@@ -98,13 +119,12 @@ local function unqueue(j)
   else
     return
   end
-  j.ws = ''
-  put(j, 'ws', '')
+  j.ws = '-'
 end
 
 local function promote(sg)
   for pr = 1, 2 do
-    local due = call('ZRANGEBYSCORE', DELAYED(sg, pr), '-inf', now, 'WITHSCORES', 'LIMIT', 0, 50)
+    local due = call('ZRANGEBYSCORE', DELAYED(sg, pr), '-inf', NOW, 'WITHSCORES', 'LIMIT', '0', '50')
     for i = 1, #due, 2 do
       call('ZREM', DELAYED(sg, pr), due[i])
       local j = load(due[i])
@@ -120,13 +140,12 @@ end
 
 local function token(entry, delivery, worker) return entry .. ' ' .. delivery .. ' ' .. worker end
 
--- Removes the lease; `ended` is its token when its own holder ends it.
-local function end_lease(j, ended)
-  call('XACK', TASKS(j.sg, j.pr), GROUP, j.le)
-  call('XDEL', TASKS(j.sg, j.pr), j.le)
-  j.ws = ''
-  put(j, 'ws', '')
-  put(j, 'dn', ended or '')
+-- Removes the lease. When its own holder ends it, its token must be saved as field dn.
+local function end_lease(j)
+  local tasks = TASKS(j.sg, j.pr)
+  call('XACK', tasks, GROUP, j.le)
+  call('XDEL', tasks, j.le)
+  j.ws = '-'
 end
 
 -- ARGV 1 to 6 of every script with a lease: job id, stage, priority, entry, worker, delivery count.
@@ -134,7 +153,7 @@ end
 -- before) or 'LOST'.
 local function fence()
   local sg, pr = tonumber(ARGV[2]), tonumber(ARGV[3])
-  local p = redis.pcall('XPENDING', TASKS(sg, pr), GROUP, ARGV[4], ARGV[4], 1)
+  local p = redis.pcall('XPENDING', TASKS(sg, pr), GROUP, ARGV[4], ARGV[4], '1')
   local j = load(ARGV[1])
   if not j then return nil, 'LOST' end
   local mine = token(ARGV[4], ARGV[6], ARGV[5])
@@ -143,13 +162,13 @@ local function fence()
     j.st == RUNNING then
     return j, mine
   end
-  return nil, j.dn == mine and 'DONE' or 'LOST'
+  return nil, call('HGET', j.key, 'dn') == mine and 'DONE' or 'LOST'
 end
 
 -- True while the holder of the job's task may still be at work.
 local function held(j)
   if j.ws ~= 'l' then return false end
-  local p = redis.pcall('XPENDING', TASKS(j.sg, j.pr), GROUP, j.le, j.le, 1)
+  local p = redis.pcall('XPENDING', TASKS(j.sg, j.pr), GROUP, j.le, j.le, '1')
   local row = not p.err and p[1]
   return row and row[3] < LEASE_MS
 end
@@ -177,53 +196,51 @@ end
 -- One unfinished job less: for admission, and for the service rate.
 local function leave_place(j)
   call('ZREM', DEADLINES, j.id)
-  if call('HINCRBY', UNFINISHED, j.tn, -1) <= 0 then call('HDEL', UNFINISHED, j.tn) end
+  if call('HINCRBY', UNFINISHED, j.tn, '-1') <= 0 then call('HDEL', UNFINISHED, j.tn) end
 end
 
 local function count_finish()
   local bucket = math.floor(now / RATE_BUCKET)
-  if call('HINCRBY', RATE, int(bucket), 1) == 1 then
+  if call('HINCRBY', RATE, int(bucket), '1') == 1 then
     for _, old in ipairs(call('HKEYS', RATE)) do
       if tonumber(old) < bucket - RATE_BUCKETS then call('HDEL', RATE, old) end
     end
   end
 end
 
--- Moves an unfinished job to its final state. Lease, waiting place and checkpoints go; everything that stays expires
--- together. `ended`: token of the lease whose holder does this.
-local function finalize(j, st, error, details, ended)
+-- Moves an unfinished job to its final state and saves it. Lease, waiting place and checkpoints go; everything that stays
+-- expires together. `ended`: token of the lease whose holder does this. `video`: record of the video.
+local function finalize(j, st, error, details, ended, video)
   unqueue(j)
-  if j.ws == 'l' then end_lease(j, ended) end
+  if j.ws == 'l' then end_lease(j) end
   local expire = now + (st == FAILED and DEAD_RETENTION or RETENTION)
+  local xt, at = int(expire), int(math.ceil(expire / 1000))
   j.st = st
-  put(j, 'st', st)
-  put(j, 'ft', now)
-  put(j, 'xt', expire)
-  if st == SUCCEEDED then
-    j.fr = '1'
-    put(j, 'fr', '1')
-  end
-  if error then
-    put(j, 'er', error.reason)
-    put(j, 'em', error.message)
-    put(j, 'es', error.sg)
-    put(j, 'ea', error.n)
-    put(j, 'ew', error.worker)
-  end
+  if st == SUCCEEDED then j.fr = '1' end
   publish(j, STATE_CHANGED, error, details)
-  save(j)
+  local fields = {'ft', NOW, 'xt', xt, 'dn', ended or ''}
+  if error then
+    for _, word in ipairs({'er', error.reason, 'em', error.message, 'es', error.sg, 'ea', error.n, 'ew', error.worker}) do
+      fields[#fields + 1] = word
+    end
+  end
+  if video then
+    fields[#fields + 1] = 'vd'
+    fields[#fields + 1] = video
+  end
+  save(j, unpack(fields))
   leave_place(j)
   count_finish()
-  call('ZADD', EXPIRY, expire, j.id)
-  if st == FAILED then call('ZADD', DEAD, now, j.id) end
+  call('ZADD', EXPIRY, xt, j.id)
+  if st == FAILED then call('ZADD', DEAD, NOW, j.id) end
   call('UNLINK', CHECKPOINT(j.id, 1), CHECKPOINT(j.id, 2), CHECKPOINT(j.id, 3))
-  local at = int(math.ceil(expire / 1000))
-  call('PEXPIREAT', JOB(j.id), at)
+  call('PEXPIREAT', j.key, at)
   call('PEXPIREAT', EVENTS(j.id), at)
   call('PEXPIREAT', PROGRESS(j.id), at)
   if j.rk ~= '' then call('PEXPIREAT', REQUEST(j.tn, j.rk), at) end
-  if j.vg > 0 then
-    if st == SUCCEEDED then expire_videos(j.id, j.vg, at) else expire_videos(j.id) end
+  local vg = tonumber(j.vg)
+  if vg > 0 then
+    if st == SUCCEEDED then expire_videos(j.id, vg, at) else expire_videos(j.id) end
   end
 end
 
@@ -233,9 +250,9 @@ local function stop_if_due(j, ended)
     finalize(j, CANCELLED, nil, nil, ended)
     return true
   end
-  if j.dl <= now then
+  if tonumber(j.dl) <= now then
     finalize(j, EXPIRED, {reason = 'DEADLINE_EXCEEDED', message = 'the job was not finished before its deadline',
-      sg = j.sg, n = j.at, worker = j.wk}, nil, ended)
+      sg = j.sg, n = j.at, worker = j.wk == '-' and '' or j.wk}, nil, ended)
     return true
   end
   return false

@@ -22,10 +22,10 @@ while not done do
         break
       end
       budget = budget - 1
-      local v = call('HMGET', JOB(id), 'st', 'tn')
+      local v = call('HMGET', JOB(id), 'c', 'tn')
       if not v[1] then
         if not call('ZSCORE', EXPIRY, id) then call('ZREM', JOBS, id) end
-      elseif (states == '' or string.find(states, v[1], 1, true)) and (tenant == '' or v[2] == tenant) then
+      elseif (states == '' or string.find(states, string.sub(v[1], 1, 1), 1, true)) and (tenant == '' or v[2] == tenant) then
         if #found >= 2 * want then
           more = 1
           done = true

@@ -5,7 +5,7 @@
 local j, mine = fence()
 if not j then return {mine} end
 if stop_if_due(j, mine) then return {'OK'} end
-end_lease(j, mine)
+end_lease(j)
 enqueue(j, j.en)
-save(j)
+save(j, 'dn', mine)
 return {'OK'}

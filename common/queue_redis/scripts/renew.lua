@@ -5,12 +5,11 @@
 local j, why = fence()
 if not j then return {why} end
 -- JUSTID: the delivery count, which is part of the fencing token, stays.
-call('XCLAIM', TASKS(j.sg, j.pr), GROUP, ARGV[5], 0, ARGV[4], 'JUSTID')
+call('XCLAIM', TASKS(j.sg, j.pr), GROUP, ARGV[5], '0', ARGV[4], 'JUSTID')
 if j.cx == '1' then return {'CANCEL'} end
-if j.dl <= now then return {'DEADLINE'} end
+if tonumber(j.dl) <= now then return {'DEADLINE'} end
 if ARGV[7] ~= '' then
   j.fr = ARGV[7]
-  put(j, 'fr', j.fr)
   publish(j, MADE_PROGRESS, nil, ARGV[8])
   save(j)
 end

@@ -11,20 +11,16 @@ call('ZREM', EXPIRY, id)
 for _, key in ipairs({JOB(id), EVENTS(id), PROGRESS(id)}) do call('PERSIST', key) end
 if j.rk ~= '' then call('PERSIST', REQUEST(j.tn, j.rk)) end
 call('HDEL', JOB(id), 'er', 'em', 'es', 'ea', 'ew', 'ft', 'xt', 'sta', 'o1', 'o2', 'o3')
-local deadline = now + call('HGET', JOB(id), 'to')
 j.st = QUEUED
 j.at = 1
-put(j, 'st', QUEUED)
-put(j, 'at', 1)
-put(j, 'dl', deadline)
-put(j, 'cx', '0')
-put(j, 'av', '')
-put(j, 'sb', 0)
-put(j, 'dn', '')
-for sg = 1, 3 do put(j, 'f' .. sg, 0) end
+j.dl = int(now + call('HGET', JOB(id), 'to'))
+j.cx = '0'
+j.av = '-'
+j.sb = 0
+j.f = {0, 0, 0}
 publish(j, STATE_CHANGED)
-call('ZADD', DEADLINES, deadline, id)
+call('ZADD', DEADLINES, j.dl, id)
 call('HINCRBY', UNFINISHED, j.tn, 1)
-enqueue(j, now)
-save(j)
+enqueue(j, NOW)
+save(j, 'dn', '')
 return {'OK'}

@@ -6,21 +6,17 @@ local j, mine = fence()
 if not j then return {mine} end
 if stop_if_due(j, mine) then return {'OK'} end
 local error = {reason = 'INPUT_LOST', message = ARGV[9], sg = j.sg, n = j.at, worker = ARGV[5]}
-if j.sb >= MAX_SEND_BACKS then
+if tonumber(j.sb) >= MAX_SEND_BACKS then
   finalize(j, FAILED, error, nil, mine)
   return {'OK'}
 end
-end_lease(j, mine)
+end_lease(j)
 j.sg = tonumber(ARGV[7])
 j.at = j.f[j.sg] + 1
 j.fr = ARGV[8]
-put(j, 'sb', j.sb + 1)
-put(j, 'sg', j.sg)
-put(j, 'at', j.at)
-put(j, 'fr', j.fr)
-put(j, 'av', '')
-put(j, 'l' .. j.sg, '')
+j.sb = j.sb + 1
+j.av = '-'
 publish(j, RETRIED, error)
-enqueue(j, now)
-save(j)
+enqueue(j, NOW)
+save(j, 'dn', mine, 'l' .. j.sg, '')
 return {'OK'}

@@ -6,8 +6,8 @@
 -- Result: {'OK'} | {'OFFSET', size} | {'STALE'} (the job is finished or a later generation exists) | {'SEALED'}
 local id, g, ttl, data = ARGV[1], ARGV[2], ARGV[5], ARGV[6]
 local size_limit = tonumber(ARGV[4])
-local job = call('HMGET', JOB(id), 'st', 'vg')
-if job[1] and (tonumber(job[1]) >= SUCCEEDED or tonumber(job[2]) > tonumber(g)) then return {'STALE'} end
+local job = load(id)
+if job and (finished(job) or tonumber(job.vg) > tonumber(g)) then return {'STALE'} end
 local v = call('HMGET', VIDEO(id, g), 's', 'd')
 local size = tonumber(v[1] or 0)
 if size ~= tonumber(ARGV[3]) then return {'OFFSET', int(size)} end

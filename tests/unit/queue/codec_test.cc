@@ -124,20 +124,14 @@ RedisValue Fields(const std::vector<std::string>& texts) {
 TEST(CodecTest, Jobs) {
   JobSpec spec;
   spec.parameters.prompt = "p";
+  const std::string core = "4 2 1 - 3 0.5 0 3 0 0 0 17 1 1700000000000001 1700000000000002 1-1 w -";
   const std::vector<std::string> good{"spec", EncodeSpec(spec),
-                                      "st",   "4",
-                                      "sg",   "2",
-                                      "at",   "3",
-                                      "seq",  "17",
-                                      "vg",   "0",
-                                      "fr",   "0.5",
-                                      "cx",   "1",
+                                      "c",    core,
                                       "ct",   "1700000000000001",
-                                      "dl",   "1700000000000002",
-                                      "er",   "R",
-                                      "em",   "m",
                                       "es",   "2",
                                       "ea",   "3",
+                                      "er",   "R",
+                                      "em",   "m",
                                       "ew",   "w"};
   auto job = DecodeJob("id", Fields(good));
   ASSERT_TRUE(job.ok()) << job.status();
@@ -153,10 +147,21 @@ TEST(CodecTest, Jobs) {
   EXPECT_EQ(absl::ToUnixMicros(job->deadline), 1700000000000002);
   EXPECT_EQ(job->error, (JobError{"R", "m", Stage::kInterpolation, 3, "w"}));
   EXPECT_TRUE(absl::IsNotFound(DecodeJob("id", Fields({})).status()));
-  for (size_t i = 0; i + 1 < 14; i += 2) {
+  for (size_t i = 1; i < 10; i += 2) {
     std::vector<std::string> bad = good;
-    bad[i + 1] = "\xff";
-    EXPECT_EQ(DecodeJob("id", Fields(bad)).status().code(), absl::StatusCode::kDataLoss) << good[i];
+    bad[i] = "\xff";
+    EXPECT_EQ(DecodeJob("id", Fields(bad)).status().code(), absl::StatusCode::kDataLoss)
+        << good[i - 1];
+  }
+  for (const char* bad_core :
+       {"", "4 2 1 - 3 0.5 0 3 0 0 0 17 1 1 2 1-1 w", "7 2 1 - 3 0.5 0 3 0 0 0 17 1 1 2 1-1 w -",
+        "4 0 1 - 3 0.5 0 3 0 0 0 17 1 1 2 1-1 w -", "4 2 1 - x 0.5 0 3 0 0 0 17 1 1 2 1-1 w -",
+        "4 2 1 - 3 x 0 3 0 0 0 17 1 1 2 1-1 w -", "4 2 1 - 3 0.5 0 3 0 0 0 -1 1 1 2 1-1 w -",
+        "4 2 1 - 3 0.5 0 3 0 0 0 17 1 1 x 1-1 w -"}) {
+    std::vector<std::string> bad = good;
+    bad[3] = bad_core;
+    EXPECT_EQ(DecodeJob("id", Fields(bad)).status().code(), absl::StatusCode::kDataLoss)
+        << bad_core;
   }
 }
 

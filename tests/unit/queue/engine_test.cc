@@ -631,6 +631,7 @@ TEST_P(EngineTest, Deadline) {
     EXPECT_EQ(job.state, JobState::kExpired);
     ASSERT_TRUE(job.error.has_value());
     EXPECT_EQ(job.error->reason, "DEADLINE_EXCEEDED");
+    EXPECT_EQ(job.error->worker, held ? "w" : "");
     EXPECT_EQ(History(id).back(), "state:expired");
     EXPECT_FALSE(Claim(Stage::kInterpolation).has_value());
   }

@@ -318,9 +318,11 @@ TEST(RedisEngineTest, FailoverIsFollowed) {
   RedisClient direct(*RedisOptions::Parse(replica->address()));
   Keys keys("kv");
   ASSERT_TRUE(Eventually([&]() -> absl::Status {
-                auto state = direct.Command({"HGET", keys.Job(id), "ws"});
-                if (!state.ok()) return state.status();
-                return state->text == "l" ? absl::OkStatus() : absl::UnavailableError("not yet");
+                auto core = direct.Command({"HGET", keys.Job(id), "c"});
+                if (!core.ok()) return core.status();
+                return core->text.find(" l ") != std::string::npos
+                           ? absl::OkStatus()
+                           : absl::UnavailableError("not yet");
               }).ok());
   master->Kill();
   ASSERT_TRUE(Eventually([&] { return tasks.Renew(**lease, std::nullopt).status(); }).ok());
