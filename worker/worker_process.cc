@@ -158,6 +158,7 @@ LatentStoreOptions LatentStoreOptionsFromFlags(const HostPort& listen) {
   }
   options.memory_bytes = absl::GetFlag(FLAGS_latent_memory_bytes);
   options.max_tensor_bytes = absl::GetFlag(FLAGS_max_latent_bytes);
+  options.lock_wait = absl::Seconds(10);
   return options;
 }
 

@@ -5,9 +5,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -41,7 +43,14 @@ absl::StatusOr<std::unique_ptr<LatentStore>> LatentStore::Open(const LatentStore
         absl::StrCat("cannot open ", lock_path, ": ", std::strerror(errno)));
   }
   auto store = std::unique_ptr<LatentStore>(new LatentStore(options, clock, lock_fd));
-  if (flock(lock_fd, LOCK_EX | LOCK_NB) != 0) {
+  // A process that was killed lets go of its files some time after it looks gone.
+  const auto give_up =
+      std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(options.lock_wait);
+  while (flock(lock_fd, LOCK_EX | LOCK_NB) != 0) {
+    if (std::chrono::steady_clock::now() < give_up) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      continue;
+    }
     return absl::FailedPreconditionError(
         absl::StrCat("another process keeps its latents in ", options.spill_dir));
   }

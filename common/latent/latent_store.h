@@ -35,6 +35,8 @@ struct LatentStoreOptions {
   // Latents that nobody released are dropped this long after they were put or found. Longer than
   // any job may run.
   absl::Duration time_to_live = absl::Hours(25);
+  // How long Open waits for another process to leave the folder.
+  absl::Duration lock_wait = absl::ZeroDuration();
 };
 
 struct StoredLatents {

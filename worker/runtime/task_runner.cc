@@ -134,8 +134,11 @@ TaskOutcome TaskRunner::Run(const Lease& lease) {
   const absl::Time start = parts_.clock->Now();
   const absl::Duration wait = parts_.wall->Now() - lease.enqueue_time;
   FaultPoint("claimed");
-  parts_.metrics->QueueWait(lease.priority, wait);
-  if (lease.reclaimed) parts_.metrics->LeaseReclaimed();
+  if (lease.reclaimed) {
+    parts_.metrics->LeaseReclaimed();
+  } else {
+    parts_.metrics->QueueWait(lease.priority, wait);
+  }
   Log(LogLevel::kInfo, "task claimed",
       {{"job", lease.job_id},
        {"stage", Name(lease.stage)},
