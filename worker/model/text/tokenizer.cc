@@ -16,6 +16,7 @@ namespace kandinsky::model {
 namespace {
 
 constexpr std::uintmax_t kMaxModelBytes = 64 << 20;
+constexpr int64_t kMaxExtraIds = 10000;
 
 // Length in bytes of the white space character at the start (or end) of the text, by Python's
 // str.strip; 0: none.
@@ -55,6 +56,7 @@ void StripRight(std::string& text) {
 struct Tokenizer::Impl {
   sentencepiece::SentencePieceProcessor processor;
   int64_t pieces = 0;
+  int64_t extra_ids = 0;
   // Added tokens and their ids.
   std::unordered_map<std::string, int64_t> added;
 
@@ -85,7 +87,8 @@ struct Tokenizer::Impl {
   }
 };
 
-Tokenizer::Tokenizer(const std::string& model_file) : impl_(std::make_unique<Impl>()) {
+Tokenizer::Tokenizer(const std::string& model_file, int64_t extra_ids)
+    : impl_(std::make_unique<Impl>()) {
   std::error_code error;
   const std::uintmax_t size = std::filesystem::file_size(model_file, error);
   std::ifstream file(model_file, std::ios::binary);
@@ -110,8 +113,14 @@ Tokenizer::Tokenizer(const std::string& model_file) : impl_(std::make_unique<Imp
     throw damaged("has other special pieces than T5's (<pad> 0, </s> 1, <unk> 2)");
   }
   impl_->added = {{"<pad>", kPad}, {"</s>", kEos}, {"<unk>", kUnknown}};
-  for (int64_t n = 0; n < kExtraIds; ++n) {
-    impl_->added["<extra_id_" + std::to_string(n) + ">"] = impl_->pieces + kExtraIds - 1 - n;
+  if (extra_ids < 0 || extra_ids > kMaxExtraIds) {
+    throw ModelError(ModelError::Kind::kInvalidArgument,
+                     "extra_ids is " + std::to_string(extra_ids) + ", must be 0 to " +
+                         std::to_string(kMaxExtraIds));
+  }
+  impl_->extra_ids = extra_ids;
+  for (int64_t n = 0; n < extra_ids; ++n) {
+    impl_->added["<extra_id_" + std::to_string(n) + ">"] = impl_->pieces + extra_ids - 1 - n;
   }
 }
 
@@ -119,6 +128,8 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 
 int64_t Tokenizer::pieces() const { return impl_->pieces; }
+
+int64_t Tokenizer::extra_ids() const { return impl_->extra_ids; }
 
 std::vector<int64_t> Tokenizer::Encode(std::string_view text) const {
   std::vector<std::string> parts = impl_->Split(text);

@@ -19,9 +19,9 @@ struct TokenSequence {
 // Immutable and thread-safe.
 //
 // The text is cut at the added tokens <pad>, </s>, <unk> and <extra_id_0> .. <extra_id_99>; every
-// piece between them is encoded on its own. <extra_id_n> has id pieces + 99 - n, takes the blanks
-// on both sides with it, and counts only as a whole word: with a character other than a blank on
-// its left it is text of the left piece, with one on its right text of the right piece.
+// piece between them is encoded on its own. <extra_id_n> has id pieces + extra_ids - 1 - n, takes
+// the blanks on both sides with it, and counts only as a whole word: with a character other than a
+// blank on its left it is text of the left piece, with one on its right text of the right piece.
 class Tokenizer {
  public:
   static constexpr int64_t kPad = 0, kEos = 1, kUnknown = 2;
@@ -29,7 +29,8 @@ class Tokenizer {
 
   // Throws ModelError: kNotFound when there is no such file, kDataLoss when it is no SentencePiece
   // model or one whose special ids are not those of T5.
-  explicit Tokenizer(const std::string& model_file);
+  // `extra_ids` is how many <extra_id_n> there are; every published T5 has 100.
+  explicit Tokenizer(const std::string& model_file, int64_t extra_ids = kExtraIds);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
 
@@ -49,7 +50,8 @@ class Tokenizer {
 
   int64_t pieces() const;
   // Pieces and extra ids: what an embedding table must have at least.
-  int64_t vocabulary() const { return pieces() + kExtraIds; }
+  int64_t vocabulary() const { return pieces() + extra_ids(); }
+  int64_t extra_ids() const;
 
  private:
   struct Impl;

@@ -489,7 +489,8 @@ void ForEachObject(const std::string& path,
 void RunTokenizer(const Run& run) {
   ObjectReader config(run.parameters.Config(), "config");
   const int64_t length = config.Int("max_length", 2, 1 << 20);
-  const Tokenizer tokenizer(run.parameters.Path("tokenizer/spiece.model"));
+  const Tokenizer tokenizer(run.parameters.Path("tokenizer/spiece.model"),
+                            config.Int("extra_ids", 0, 10000, Tokenizer::kExtraIds));
   if (config.Has("sentencepiece_pieces")) {
     run.report.CheckEqual("pieces", tokenizer.pieces(),
                           config.Int("sentencepiece_pieces", 0, INT64_MAX));
@@ -552,6 +553,15 @@ TextEncoderConfig PipelineTextConfig(const Case& parameters, const json& config)
   return TextEncoderConfig::FromJson(merged, "config.text_encoder");
 }
 
+// How many <extra_id_n> the tokenizer has, by its config where there is one.
+int64_t PipelineExtraIds(const Case& parameters) {
+  const std::string path = parameters.Path("text_encoder/tokenizer_config.json");
+  std::error_code error;
+  if (!fs::exists(path, error)) return Tokenizer::kExtraIds;
+  const json config = ReadJsonFile(path, kMaxJsonBytes);
+  return ObjectReader(config, path).Int("extra_ids", 0, 10000, Tokenizer::kExtraIds);
+}
+
 void RunPipeline(const Run& run) {
   const Case& parameters = run.parameters;
   const Placement& placement = run.options.placement;
@@ -588,7 +598,8 @@ void RunPipeline(const Run& run) {
     LoadInto(encoder.t5(), *parameters.Open("text_encoder"), t5);
     LoadInto(encoder.projection(), *keyframe_weights,
              {.prefix = "projections.", .dtype = at::kFloat, .device = placement.device});
-    const Tokenizer tokenizer(parameters.Path("text_encoder/spiece.model"));
+    const Tokenizer tokenizer(parameters.Path("text_encoder/spiece.model"),
+                              PipelineExtraIds(parameters));
     std::optional<std::string> negative;
     if (parameters.Has("negative_prompt") && !parameters.Field("negative_prompt").is_null()) {
       negative = parameters.String("negative_prompt");
