@@ -36,8 +36,8 @@ at::Tensor MergeGroups(const at::Tensor& video, const at::Tensor& groups);
 //
 // Temporal convolutions mix across all groups of the video, 4 * blocks deep, so splitting the
 // groups into windows would change the result; memory is bounded with guidance.two_passes instead,
-// which halves it. At full size and 512x512 (bf16) a batch of G groups needs about G * 0.25 GiB of
-// activations for each half.
+// which halves the batch. At full size and 512x512 the largest maps are [768, 64, 64] a group (6
+// MiB in bfloat16, and a handful of them live at once).
 Denoiser MakeInterpolationDenoiser(Unet& unet, const at::Tensor& video,
                                    const at::Tensor& null_embedding, int64_t skip_frames,
                                    const GuidanceConfig& guidance);

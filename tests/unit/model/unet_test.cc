@@ -428,11 +428,12 @@ TEST(Unet, LowPrecisionStaysWithinItsBounds) {
     FillAll(reference, 21);
     const UnetInput input = SmallInput(config, 1, 3, 16, 16);
     const at::Tensor want = reference.forward(input);
+    const auto source = reference.named_parameters();
     for (const Case& c : cases) {
       Unet unet(config, at::TensorOptions(c.dtype));
       for (const auto& parameter : unet.named_parameters()) {
         at::Tensor value = parameter.value();
-        value.copy_(*reference.named_parameters().find(parameter.key()));
+        value.copy_(source[parameter.key()]);
       }
       const at::Tensor got = unet.forward(input);
       EXPECT_EQ(got.scalar_type(), c.dtype);
