@@ -161,8 +161,9 @@ class FaultCase(unittest.TestCase):
             self.assertEqual(client.enum(events[-1], "state"), "JOB_STATE_SUCCEEDED")
             fraction = 0.0
             for event in events:
-                self.assertGreaterEqual(event.fraction + 1e-9, fraction, event)
                 again = client.enum(event, "type") == "TYPE_RETRY" or event.attempt > 1 and event.step == 0
+                if not again:
+                    self.assertGreaterEqual(event.fraction + 1e-9, fraction, event)
                 fraction = 0.0 if again else event.fraction
             client.call("DeleteJob", {"job_id": job})
         left = [key for key in stack.redis.keys() if any(job in key for job in jobs)]
@@ -377,7 +378,9 @@ class DiskTest(FaultCase):
     def test_spill_disk_full(self):
         stack = self.run_stack(workers=False)
         full = self.mount("8k")
-        worker = stack.start_worker("keyframes", flags=[f"--spill_dir={full}", "--retry_backoff=500ms"])
+        # Without room in memory either; otherwise the worker would go on with that.
+        worker = stack.start_worker("keyframes", flags=[f"--spill_dir={full}", "--retry_backoff=500ms",
+                                                        "--latent_memory_bytes=1"])
         stack.start_worker("interpolation")
         stack.start_worker("decoding")
         job = self.submit(stack.client)
