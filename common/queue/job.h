@@ -59,15 +59,17 @@ std::optional<Stage> PreviousStage(Stage stage, Level level);
 
 // --- How far a job is. The one place that says what the stages weigh.
 //
-// At level HIGH: keyframes 0.30, interpolation 0.55 (of which the first pass makes a fifth), decoding 0.15 for 241
-// frames. Lower levels drop the passes that do not run and decode fewer frames; the rest is scaled to sum 1.
+// At level HIGH: keyframes 0.30, interpolation 0.55 (of which the first pass makes a fifth),
+// decoding 0.15 for 241 frames. Lower levels drop the passes that do not run and decode fewer
+// frames; the rest is scaled to sum 1.
 
 // Part of the whole job that `stage` makes up, 0 to 1; 0 for a stage that the level skips.
 double StageWeight(Stage stage, Level level);
 // Part of the whole job that is done when `stage_fraction` (clamped to 0..1) of `stage` is.
 double JobFraction(Stage stage, Level level, double stage_fraction);
-// Time until the whole job is done, when this stage needs `stage_eta` from `stage_fraction` on: the later stages are
-// taken to run at the same speed per weight, and not to wait. Empty before 2 % of the stage are done.
+// Time until the whole job is done, when this stage needs `stage_eta` from `stage_fraction` on: the
+// later stages are taken to run at the same speed per weight, and not to wait. Empty before 2 % of
+// the stage are done.
 std::optional<absl::Duration> JobEta(Stage stage, Level level, double stage_fraction,
                                      absl::Duration stage_eta);
 
@@ -113,8 +115,8 @@ struct VideoInfo {
 // What the frontend hands to JobStore::Create.
 struct JobSpec {
   std::string request_id;  // idempotency key, per tenant; empty: none
-  // What a repeated request_id is compared by: a digest of what the client sent, before defaults and a random seed were
-  // filled in. Empty: everything below.
+  // What a repeated request_id is compared by: a digest of what the client sent, before defaults
+  // and a random seed were filled in. Empty: everything below.
   std::string payload_digest;
   std::string tenant = "default";
   Priority priority = Priority::kInteractive;
@@ -179,7 +181,8 @@ struct JobEvent {
   std::optional<VideoInfo> video;
 };
 
-// Ids of events of one job are decimal numbers, the sequence. True if `a` comes before `b`; "" comes before all.
+// Ids of events of one job are decimal numbers, the sequence. True if `a` comes before `b`; ""
+// comes before all.
 bool EventIdLess(std::string_view a, std::string_view b);
 // The sequence of a well-formed id; 0 for "", empty for anything else.
 std::optional<uint64_t> ParseEventId(std::string_view id);

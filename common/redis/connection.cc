@@ -146,7 +146,8 @@ absl::Status RedisConnection::Broken(std::string_view doing) {
 
 absl::Status RedisConnection::SetTimeout(absl::Duration timeout) {
   if (timeout == current_timeout_) return absl::OkStatus();
-  if (redisSetTimeout(context_, HiredisTimeout(timeout)) != REDIS_OK) return Broken("set a timeout");
+  if (redisSetTimeout(context_, HiredisTimeout(timeout)) != REDIS_OK)
+    return Broken("set a timeout");
   current_timeout_ = timeout;
   return absl::OkStatus();
 }
