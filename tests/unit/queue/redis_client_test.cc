@@ -276,9 +276,67 @@ TEST(RedisSentinelTest, FailoverIsFollowed) {
   EXPECT_EQ(client.Command({"GET", "k"})->text, "replicated");
   RedisClient direct(Options(replica->address()));
   EXPECT_EQ(direct.Command({"GET", "after"})->text, "1");
-  // A master that is demoted while we hold connections says READONLY: the next call asks the
-  // Sentinels again.
-  EXPECT_TRUE(client.Command({"PING"}).ok());
+}
+
+TEST(RedisSentinelTest, DemotedMasterIsLeft) {
+  RedisServer::Options options;
+  options.tcp = true;
+  auto old_master = MustStart(options);
+  auto new_master = MustStart(options);
+  RedisServer::Options watch;
+  watch.sentinel = {absl::StrCat("sentinel monitor kv 127.0.0.1 ", old_master->port(), " 1")};
+  auto sentinel = MustStart(watch);
+  RedisClient client(Options(absl::StrCat("sentinel://127.0.0.1:", sentinel->port(), "/kv")));
+  ASSERT_TRUE(client.Command({"SET", "k", "old"}).ok());
+  // The Sentinel learns of another master, and the old one becomes its replica, while our
+  // connection stays open.
+  RedisClient admin(Options(absl::StrCat("redis://127.0.0.1:", sentinel->port())));
+  ASSERT_TRUE(admin.Command({"SENTINEL", "REMOVE", "kv"}).ok());
+  ASSERT_TRUE(admin
+                  .Command({"SENTINEL", "MONITOR", "kv", "127.0.0.1",
+                            std::to_string(new_master->port()), "1"})
+                  .ok());
+  auto held = client.Acquire();
+  ASSERT_TRUE(held.ok());
+  RedisClient demote(Options(old_master->address()));
+  ASSERT_TRUE(demote.Command({"REPLICAOF", "127.0.0.1", std::to_string(new_master->port())}).ok());
+  EXPECT_TRUE(absl::IsUnavailable(held->Command({"SET", "k", "lost"}).status()));
+  ASSERT_TRUE(Eventually([&] { return client.Command({"SET", "k", "new"}).status(); }).ok());
+  RedisClient direct(Options(new_master->address()));
+  EXPECT_EQ(direct.Command({"GET", "k"})->text, "new");
+}
+
+TEST(RedisClientTest, ManyThreadsKeepTheirRepliesApart) {
+  auto server = MustStart();
+  RedisOptions options = Options(server->address());
+  options.max_connections = 3;
+  RedisClient client(options);
+  RedisScript echo("echo", "if ARGV[1] == 'bad' then error('bad') end return ARGV[1]");
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 16; ++i) {
+    threads.emplace_back([&, i] {
+      for (int k = 0; k < 200; ++k) {
+        if (k % 50 == 17) {
+          EXPECT_EQ(client.Eval(echo, {"bad"}).status().code(), absl::StatusCode::kInternal);
+          continue;
+        }
+        std::string text = absl::StrCat(i, "-", k, std::string(k % 20 == 3 ? 20000 : 10, 'x'));
+        auto reply = client.Eval(echo, {text});
+        ASSERT_TRUE(reply.ok()) << reply.status();
+        EXPECT_EQ(reply->text, text);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  server->Kill();
+  threads.clear();
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back(
+        [&] { EXPECT_TRUE(absl::IsUnavailable(client.Eval(echo, {"x"}).status())); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  ASSERT_TRUE(server->StartAgain().ok());
+  EXPECT_TRUE(Eventually([&] { return client.Eval(echo, {"x"}).status(); }).ok());
 }
 
 }  // namespace
