@@ -166,7 +166,9 @@ class FaultCase(unittest.TestCase):
                     self.assertGreaterEqual(event.fraction + 1e-9, fraction, event)
                 fraction = 0.0 if again else event.fraction
             client.call("DeleteJob", {"job_id": job})
-        left = [key for key in stack.redis.keys() if any(job in key for job in jobs)]
+        # A checkpoint that was on its way when its worker died vanishes by itself within a minute (docs/queue.md).
+        left = [key for key in stack.redis.keys() if any(job in key for job in jobs)
+                and not (":upload:" in key and 0 < int(stack.redis.cli("pttl", key)) <= 60000)]
         self.assertEqual(left, [])
 
     def retries(self, client, job):
