@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <fstream>
 #include <map>
@@ -49,7 +50,8 @@ constexpr char kUsage[] =
     "seconds)\n"
     "  --device NAME           auto, cpu, cuda or cuda:N (default auto)\n"
     "  --dtype NAME            float32, bfloat16 or float16 (default float32)\n"
-    "  --threads N             processor threads (default: as many as cores)\n"
+    "  --threads N             processor threads of an operation (default: 2, like the service's\n"
+    "                          workers; results are equal with equal numbers only)\n"
     "  --out FILE              the video; appears under this name when it is complete\n"
     "  --json                  progress and result as JSON lines on standard output\n"
     "\n"
@@ -232,9 +234,13 @@ int Run(const Flags& flags) {
   options.height = static_cast<int>(request.height);
   options.fps = ParseFrameRate(flags, *level);
   options.expected_frames = static_cast<int>(level->frames);
-  const int threads = ParseNumber<int>(flags, "--threads", 0);
-  if (threads < 0) throw UsageError("--threads must be at least 1");
-  if (threads > 0) at::set_num_threads(threads);
+  const int threads = ParseNumber<int>(flags, "--threads", 2);
+  if (threads < 1) throw UsageError("--threads must be at least 1");
+  // As in kandinsky-worker: the math libraries must not choose fewer threads by what the machine
+  // has.
+  setenv("MKL_DYNAMIC", "FALSE", 0);
+  setenv("OMP_DYNAMIC", "FALSE", 0);
+  at::set_num_threads(threads);
 
   Reporter reporter(flags.at("--json") == "true");
   OutputFile file(*flags.at("--out"));
