@@ -1,9 +1,7 @@
 #include "tests/bench/bench_soak.h"
 
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -30,6 +28,7 @@
 #include "common/base/crc32c.h"
 #include "common/queue_redis/engine.h"
 #include "tests/bench/child_process.h"
+#include "tests/support/redis_server.h"
 
 namespace kandinsky::bench {
 namespace {
@@ -112,23 +111,6 @@ std::optional<Options> Parse(const std::vector<std::string>& args) {
     }
   }
   return options;
-}
-
-// Workers keep their ports when they are started again: consumers find the latents of a killed
-// producer at its address.
-int FreePort() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  int port = 0;
-  if (fd >= 0 && bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0 &&
-      getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0) {
-    port = ntohs(address.sin_port);
-  }
-  if (fd >= 0) close(fd);
-  return port;
 }
 
 // Requests differ in the seed only; so many kinds of videos are compared.
@@ -333,6 +315,7 @@ class Soak {
             std::vector<std::string>{
                 binary, absl::StrCat("--stage=", std::string(Name(stage))),
                 absl::StrCat("--redis=unix://", socket), absl::StrCat("--worker_id=", id),
+                // Kept when the worker is started again: consumers look for a producer there.
                 absl::StrCat("--listen=127.0.0.1:", FreePort()), "--metrics_listen=127.0.0.1:0",
                 absl::StrCat("--spill_dir=", directory_, "/", id),
                 absl::StrCat("--lease=", absl::FormatDuration(options_.lease)),
