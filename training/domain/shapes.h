@@ -60,6 +60,8 @@ inline bool IsFast(Motion motion) { return motion == Motion::kBounce || motion =
 struct Point {
   double x = 0;
   double y = 0;
+
+  bool operator==(const Point&) const = default;
 };
 
 // One clip. At time t the shape has its centre at CenterAt(t) and the radius RadiusAt(t).
@@ -89,7 +91,6 @@ struct ClipSpec {
 
   bool operator==(const ClipSpec&) const = default;
 };
-inline bool operator==(const Point& a, const Point& b) { return a.x == b.x && a.y == b.y; }
 
 enum class Split { kTrain, kHeldOut, kAll };
 enum class Pace { kAny, kSlow, kFast };
