@@ -21,34 +21,35 @@ constexpr char kChannel[] = "events";
 
 // @P@: prefix with its colon; the other names stand for the constants above.
 constexpr char kLua[] = R"lua(
-local function OF(id, suffix) return '@P@{' .. id .. '}:' .. suffix end
-local function JOB(id) return OF(id, '@JOB@') end
-local function EVENTS(id) return OF(id, '@EVENTS@') end
-local function PROGRESS(id) return OF(id, '@PROGRESS@') end
-local function CHECKPOINT(id, sg) return OF(id, '@CHECKPOINT@' .. STAGE(sg)) end
-local function VIDEOS(id) return OF(id, '@VIDEOS@') end
-local function VIDEO(id, g) return OF(id, '@VIDEO@' .. g) end
-local function SEGMENT(id, g, n) return OF(id, '@VIDEO@' .. g .. ':' .. n) end
-local function LINE(sg, pr, tn) return LINES(sg, pr) .. tn end
+local function JOB(id) return '@P@{' .. id .. '}:@JOB@' end
+local function EVENTS(id) return '@P@{' .. id .. '}:@EVENTS@' end
+local function PROGRESS(id) return '@P@{' .. id .. '}:@PROGRESS@' end
+local function CHECKPOINT(id, sg) return '@P@{' .. id .. '}:@CHECKPOINT@' .. STAGE[sg] end
+local function VIDEOS(id) return '@P@{' .. id .. '}:@VIDEOS@' end
+local function VIDEO(id, g) return '@P@{' .. id .. '}:@VIDEO@' .. g end
+local function SEGMENT(id, g, n) return '@P@{' .. id .. '}:@VIDEO@' .. g .. ':' .. n end
+local function LINE(sg, pr, tn) return LINES[sg][pr] .. tn end
 local function REQUEST(tn, rk) return '@P@request:' .. #tn .. ':' .. tn .. ':' .. rk end
 local JOBS, DEADLINES, UNFINISHED = '@P@jobs', '@P@deadlines', '@P@unfinished'
 local EXPIRY, DEAD, RATE = '@P@expiry', '@P@@DEAD@', '@P@rate'
 local WORKERS, WORKER_INFO, CHANNEL = '@P@workers', '@P@workers:info', '@P@@CHANNEL@'
 )lua";
 
-// A Lua function from a stage, or a stage and a priority, to a text that is spelled out for each:
+// A Lua table from a stage, or a stage and a priority, to a text that is spelled out for each:
 // scripts would spend more time on putting names together than on commands.
 std::string LuaByStage(const std::string& name, bool by_priority,
                        const std::function<std::string(Stage, Priority)>& text) {
-  std::string lua = absl::StrCat("local function ", name, by_priority ? "(sg, pr)" : "(sg)", "\n");
+  std::string lua = absl::StrCat("local ", name, " = {\n");
   for (Stage stage : kStages) {
-    absl::StrAppend(&lua, "  if sg == ", static_cast<int>(stage), " then return ");
+    absl::StrAppend(&lua, "  ['", static_cast<int>(stage), "'] = ");
     if (by_priority) {
-      absl::StrAppend(&lua, "pr == 1 and '", text(stage, Priority::kInteractive), "' or ");
+      absl::StrAppend(&lua, "{['1'] = '", text(stage, Priority::kInteractive), "', ['2'] = '",
+                      text(stage, Priority::kBatch), "'},\n");
+    } else {
+      absl::StrAppend(&lua, "'", text(stage, Priority::kBatch), "',\n");
     }
-    absl::StrAppend(&lua, "'", text(stage, Priority::kBatch), "' end\n");
   }
-  return lua + "end\n";
+  return lua + "}\n";
 }
 
 }  // namespace
@@ -87,7 +88,7 @@ std::string Keys::Lua() const {
   std::string lua =
       LuaByStage("STAGE", false, [](Stage stage, Priority) { return std::string(Name(stage)); });
   struct {
-    const char* function;
+    const char* table;
     const char* name;
     bool by_priority;
     const char* end;
@@ -104,7 +105,7 @@ std::string Keys::Lua() const {
       {"SWEEP", "sweep:", false, ""},  // when leases and backoffs are to be looked at again
   };
   for (const auto& row : kByStage) {
-    lua += LuaByStage(row.function, row.by_priority, [&](Stage stage, Priority priority) {
+    lua += LuaByStage(row.table, row.by_priority, [&](Stage stage, Priority priority) {
       std::string text = absl::StrCat(prefix_, row.name).append(Name(stage));
       if (row.by_priority) text.append(":").append(Name(priority));
       return text + row.end;

@@ -116,6 +116,7 @@ absl::StatusOr<std::vector<Job>> RedisJobStore::GetAll(const std::vector<std::st
   std::vector<Job> jobs;
   if (ids.empty()) return jobs;
   std::vector<RedisCommand> commands;
+  commands.reserve(ids.size());
   for (const std::string& id : ids) commands.push_back({"HGETALL", keys_->Job(id)});
   absl::StatusOr<std::vector<RedisValue>> replies = client_->Pipeline(commands);
   if (!replies.ok()) return replies.status();

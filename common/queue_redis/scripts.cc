@@ -1,10 +1,12 @@
 #include "common/queue_redis/scripts.h"
 
 #include <algorithm>
-#include <set>
+#include <memory>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 
 namespace kandinsky {
 namespace {
@@ -42,70 +44,52 @@ std::string OptionsLua(const QueueOptions& options) {
       "\nlocal SWEEP_EVERY = ", Micros(sweep), "\n");
 }
 
-bool IsWordCharacter(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+// The words behind "flags=" in the first line of a script.
+std::vector<std::string> Flags(std::string_view body) {
+  absl::string_view line(body.data(), std::min(body.find('\n'), body.size()));
+  size_t at = line.find("flags=");
+  if (at == absl::string_view::npos) return {};
+  return absl::StrSplit(line.substr(at + 6), ',');
 }
 
-// The identifiers in a piece of Lua (and the words of its comments and strings, which does no
-// harm).
-std::set<std::string_view> Words(std::string_view text) {
-  std::set<std::string_view> words;
-  for (size_t i = 0; i < text.size();) {
-    if (!IsWordCharacter(text[i])) {
-      ++i;
-      continue;
-    }
-    size_t begin = i;
-    while (i < text.size() && IsWordCharacter(text[i])) ++i;
-    words.insert(text.substr(begin, i - begin));
+// The script as an expression: the function that its file returns.
+std::string AsFunction(std::string_view body) {
+  std::string_view rest = body.substr(std::min(body.find('\n'), body.size()));
+  return absl::StrCat("(function()", absl::string_view(rest.data(), rest.size()), "end)()");
+}
+
+// All scripts as one function library; `digest` becomes part of the names of its functions.
+std::string LibraryCode(const std::string& preamble, const std::string& digest) {
+  std::string code = preamble;
+  for (const internal::EmbeddedScript* row = internal::kEmbeddedScripts; row->name != nullptr;
+       ++row) {
+    if (std::string_view(row->name) == "lib") continue;
+    std::string flags;
+    for (const std::string& flag : Flags(row->body)) absl::StrAppend(&flags, "'", flag, "', ");
+    absl::StrAppend(&code, "\ndo\nlocal run = ", AsFunction(row->body),
+                    "\nredis.register_function{function_name = '", row->name, "_", digest,
+                    "', flags = {", flags,
+                    "}, callback = function(_, ARGV)\n  begin()\n  return run(ARGV)\nend}\nend\n");
   }
-  return words;
+  return code;
 }
 
-// A definition at the left margin of the preamble: "local a, b = …" or "local function a(…) … end".
-struct Piece {
-  std::string_view text;
-  std::set<std::string_view> names;
-};
-
-std::vector<Piece> SplitPreamble(std::string_view text) {
-  std::vector<Piece> pieces;
-  for (size_t i = 0; i < text.size();) {
-    size_t end = std::min(text.find("\nlocal ", i), text.size());
-    Piece piece{text.substr(i, end - i + (end < text.size())), {}};
-    i = end + 1;
-    std::string_view head = piece.text.substr(0, piece.text.find('\n'));
-    if (head.substr(0, 6) != "local ") continue;
-    head = head.substr(0, head.find_first_of("(="));
-    piece.names = Words(head);
-    piece.names.erase("local");
-    piece.names.erase("function");
-    pieces.push_back(piece);
-  }
-  return pieces;
-}
-
-// The script with those pieces of the preamble that it needs. Its first line, its flags, must stay
-// the first.
-RedisScript Assemble(const char* name, const std::string& preamble) {
+RedisScript MakeScript(const char* name, const std::string& preamble,
+                       const std::shared_ptr<const RedisLibrary>& library) {
   std::string_view body = Embedded(name);
-  size_t end = std::min(body.find('\n'), body.size());
-  std::set<std::string_view> wanted = Words(body);
-  std::vector<Piece> pieces = SplitPreamble(preamble);
-  std::vector<std::string_view> kept;
-  // A piece uses only what is defined before it.
-  for (auto piece = pieces.rbegin(); piece != pieces.rend(); ++piece) {
-    bool used = std::any_of(piece->names.begin(), piece->names.end(),
-                            [&](std::string_view word) { return wanted.contains(word); });
-    if (!used) continue;
-    kept.push_back(piece->text);
-    wanted.merge(Words(piece->text));
-  }
-  std::string text(body.substr(0, end));
-  text += '\n';
-  for (auto piece = kept.rbegin(); piece != kept.rend(); ++piece) text += *piece;
-  text += body.substr(end);
-  return RedisScript(name, text);
+  std::string flags = absl::StrJoin(Flags(body), ",");
+  // The flags must stay the first line.
+  return RedisScript(name,
+                     absl::StrCat("#!lua", flags.empty() ? "" : " flags=", flags, "\n", preamble,
+                                  "\nbegin()\nreturn ", AsFunction(body), "(ARGV)\n"),
+                     library, absl::StrCat(name, "_", library->digest));
+}
+
+std::shared_ptr<const RedisLibrary> MakeLibrary(const std::string& preamble) {
+  // What the functions do and how they are called is all in the text without their names' digest.
+  const std::string digest = Sha1Hex(LibraryCode(preamble, "")).substr(0, 16);
+  return std::make_shared<RedisLibrary>(
+      RedisLibrary{"kandinsky", digest, LibraryCode(preamble, digest)});
 }
 
 }  // namespace
@@ -114,30 +98,32 @@ Scripts::Scripts(const Keys& keys, const QueueOptions& options)
     : Scripts(absl::StrCat("\n", keys.Lua(), OptionsLua(options),
                            absl::string_view(Embedded("lib").data(), Embedded("lib").size()))) {}
 
-Scripts::Scripts(const std::string& preamble)
-    : acknowledge(Assemble("acknowledge", preamble)),
-      cancel(Assemble("cancel", preamble)),
-      checkpoint(Assemble("checkpoint", preamble)),
-      claim(Assemble("claim", preamble)),
-      complete(Assemble("complete", preamble)),
-      create(Assemble("create", preamble)),
-      delete_job(Assemble("delete", preamble)),
-      fail(Assemble("fail", preamble)),
-      fence(Assemble("fence", preamble)),
-      finish(Assemble("finish", preamble)),
-      heartbeat(Assemble("heartbeat", preamble)),
-      list(Assemble("list", preamble)),
-      maintain(Assemble("maintain", preamble)),
-      preview(Assemble("preview", preamble)),
-      release(Assemble("release", preamble)),
-      renew(Assemble("renew", preamble)),
-      retry_dead(Assemble("retry_dead", preamble)),
-      send_back(Assemble("send_back", preamble)),
-      stats(Assemble("stats", preamble)),
-      video_append(Assemble("video_append", preamble)),
-      video_remove(Assemble("video_remove", preamble)),
-      video_seal(Assemble("video_seal", preamble)),
-      withdraw(Assemble("withdraw", preamble)),
-      workers(Assemble("workers", preamble)) {}
+Scripts::Scripts(const std::string& preamble) : Scripts(preamble, MakeLibrary(preamble)) {}
+
+Scripts::Scripts(const std::string& preamble, const std::shared_ptr<const RedisLibrary>& library)
+    : acknowledge(MakeScript("acknowledge", preamble, library)),
+      cancel(MakeScript("cancel", preamble, library)),
+      checkpoint(MakeScript("checkpoint", preamble, library)),
+      claim(MakeScript("claim", preamble, library)),
+      complete(MakeScript("complete", preamble, library)),
+      create(MakeScript("create", preamble, library)),
+      delete_job(MakeScript("delete", preamble, library)),
+      fail(MakeScript("fail", preamble, library)),
+      fence(MakeScript("fence", preamble, library)),
+      finish(MakeScript("finish", preamble, library)),
+      heartbeat(MakeScript("heartbeat", preamble, library)),
+      list(MakeScript("list", preamble, library)),
+      maintain(MakeScript("maintain", preamble, library)),
+      preview(MakeScript("preview", preamble, library)),
+      release(MakeScript("release", preamble, library)),
+      renew(MakeScript("renew", preamble, library)),
+      retry_dead(MakeScript("retry_dead", preamble, library)),
+      send_back(MakeScript("send_back", preamble, library)),
+      stats(MakeScript("stats", preamble, library)),
+      video_append(MakeScript("video_append", preamble, library)),
+      video_remove(MakeScript("video_remove", preamble, library)),
+      video_seal(MakeScript("video_seal", preamble, library)),
+      withdraw(MakeScript("withdraw", preamble, library)),
+      workers(MakeScript("workers", preamble, library)) {}
 
 }  // namespace kandinsky

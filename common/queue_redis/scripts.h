@@ -1,5 +1,5 @@
-// The Lua scripts of the engine, ready to run: each with the key names, the options and the shared
-// functions before it.
+// The Lua scripts of the engine, ready to run: functions of one library, which begins with the key
+// names, the options and what the scripts share.
 #ifndef KANDINSKY_COMMON_QUEUE_REDIS_SCRIPTS_H_
 #define KANDINSKY_COMMON_QUEUE_REDIS_SCRIPTS_H_
 
@@ -23,7 +23,8 @@ class Scripts {
       stats, video_append, video_remove, video_seal, withdraw, workers;
 
  private:
-  Scripts(const std::string& preamble);
+  explicit Scripts(const std::string& preamble);
+  Scripts(const std::string& preamble, const std::shared_ptr<const RedisLibrary>& library);
 };
 
 namespace internal {

@@ -9,6 +9,16 @@
 #include "absl/time/clock.h"
 
 namespace kandinsky {
+namespace {
+
+// Of one family on a server; enough for all versions and options in use at a time.
+constexpr size_t kMaxLibraries = 64;
+
+bool FunctionMissing(const RedisValue& reply) {
+  return reply.error() && absl::StartsWith(reply.text, "ERR Function not found");
+}
+
+}  // namespace
 
 // --- session
 // --------------------------------------------------------------------------------------------------------
@@ -44,18 +54,73 @@ absl::StatusOr<std::vector<RedisValue>> RedisSession::Pipeline(
   return replies;
 }
 
-absl::StatusOr<RedisValue> RedisSession::Eval(const RedisScript& script,
-                                              const RedisCommand& arguments) {
-  RedisCommand command;
-  command.reserve(arguments.size() + 3);
-  command = {"EVALSHA", script.sha, "0"};
-  command.insert(command.end(), arguments.begin(), arguments.end());
+absl::StatusOr<RedisValue> RedisSession::Run(const RedisScript& script, RedisCommand& command) {
+  if (script.library != nullptr) {
+    command[0] = "FCALL";
+    command[1] = script.function;
+    absl::StatusOr<RedisValue> reply = connection_->Command(command);
+    if (!reply.ok() || !FunctionMissing(*reply)) return reply;
+    absl::StatusOr<RedisValue> loaded = LoadLibrary(*script.library);
+    if (!loaded.ok()) return loaded;
+    if (!loaded->error()) {
+      reply = connection_->Command(command);
+      // Otherwise somebody deletes libraries as fast as we load them.
+      if (!reply.ok() || !FunctionMissing(*reply)) return reply;
+    } else if (!absl::StartsWith(loaded->text, "OOM ")) {
+      return loaded;
+    }
+  }
+  command[0] = "EVALSHA";
+  command[1] = script.sha;
   absl::StatusOr<RedisValue> reply = connection_->Command(command);
   if (reply.ok() && reply->error() && absl::StartsWith(reply->text, "NOSCRIPT")) {
     command[0] = "EVAL";
     command[1] = script.body;
     reply = connection_->Command(command);
   }
+  return reply;
+}
+
+absl::StatusOr<RedisValue> RedisSession::LoadLibrary(const RedisLibrary& library) {
+  // The time of loading in the name tells which libraries are old. A wrong clock only makes the
+  // wrong library be loaded again by those who use it.
+  const std::string prefix = library.family + "_";
+  const std::string name = absl::StrCat(
+      prefix, absl::Dec(absl::ToUnixSeconds(absl::Now()), absl::kZeroPad12), "_", library.digest);
+  absl::StatusOr<RedisValue> loaded = connection_->Command(
+      {"FUNCTION", "LOAD", absl::StrCat("#!lua name=", name, "\n", library.code)});
+  if (!loaded.ok()) return loaded;
+  if (loaded->error()) {
+    // By another connection.
+    if (absl::StrContains(loaded->text, "already exists")) return RedisValue();
+    return loaded;
+  }
+  absl::StatusOr<RedisValue> list =
+      connection_->Command({"FUNCTION", "LIST", "LIBRARYNAME", prefix + "*"});
+  if (!list.ok()) return list;
+  std::vector<std::string> names;
+  for (const RedisValue& row : list->elements) {
+    for (size_t i = 0; i + 1 < row.elements.size(); i += 2) {
+      if (row.elements[i].text == "library_name") names.push_back(row.elements[i + 1].text);
+    }
+  }
+  std::sort(names.begin(), names.end());
+  for (size_t i = 0; i + kMaxLibraries < names.size(); ++i) {
+    if (names[i] == name) continue;
+    absl::StatusOr<RedisValue> deleted =
+        connection_->Command({"FUNCTION", "DELETE", names[i]});  // another one may be quicker
+    if (!deleted.ok()) return deleted;
+  }
+  return loaded;
+}
+
+absl::StatusOr<RedisValue> RedisSession::Eval(const RedisScript& script,
+                                              const RedisCommand& arguments) {
+  RedisCommand command;
+  command.reserve(arguments.size() + 3);
+  command = {"", "", "0"};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  absl::StatusOr<RedisValue> reply = Run(script, command);
   if (!reply.ok()) return reply;
   Look(*reply);
   if (absl::Status status = RedisErrorStatus(*reply); !status.ok()) {

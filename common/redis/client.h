@@ -45,7 +45,8 @@ class RedisSession {
   // Error replies stay in the values.
   absl::StatusOr<std::vector<RedisValue>> Pipeline(const std::vector<RedisCommand>& commands,
                                                    absl::Duration wait = absl::ZeroDuration());
-  // EVALSHA, and EVAL if the server does not know the script yet.
+  // Calls its function, and loads the library if the server does not know it yet. Without a library,
+  // or where a full server refuses to load one: EVALSHA, and EVAL if it does not know the script yet.
   absl::StatusOr<RedisValue> Eval(const RedisScript& script, const RedisCommand& arguments);
 
  private:
@@ -53,6 +54,9 @@ class RedisSession {
   RedisSession(RedisClient* client, std::unique_ptr<RedisConnection> connection, uint64_t epoch)
       : client_(client), connection_(std::move(connection)), epoch_(epoch) {}
   void Look(const RedisValue& value);
+  // `command` ends with the arguments; its first two words are replaced.
+  absl::StatusOr<RedisValue> Run(const RedisScript& script, RedisCommand& command);
+  absl::StatusOr<RedisValue> LoadLibrary(const RedisLibrary& library);
 
   RedisClient* client_;
   std::unique_ptr<RedisConnection> connection_;

@@ -5,20 +5,6 @@
 -- Result: {'NEW', create time, deadline} | {'SAME', job id} | {'CONFLICT', job id}
 --         | {'FULL', us until a place should be free} | {'TENANT_FULL', us}
 -- Sent again with the same job id it changes nothing and gives the same result.
-local id, tn, rk = ARGV[1], ARGV[3], ARGV[6]
-
-local mine = call('HGET', JOB(id), 'ct')
-if mine then return {'NEW', mine, load(id).dl} end
-
-if rk ~= '' then
-  local request = call('GET', REQUEST(tn, rk))
-  if request then
-    local other, digest = string.sub(request, 1, #id), string.sub(request, #id + 2)
-    if call('EXISTS', JOB(other)) == 1 then
-      return {digest == ARGV[7] and 'SAME' or 'CONFLICT', other}
-    end
-  end
-end
 
 -- Time until one of `share` jobs in a row should have finished.
 local function retry_after(share)
@@ -37,19 +23,37 @@ local function retry_after(share)
   return int(math.max(1000000, math.min(600000000, each)))
 end
 
-local total = call('ZCARD', DEADLINES)
-if total >= MAX_UNFINISHED then return {'FULL', retry_after(1)} end
-local of_tenant = tonumber(call('HGET', UNFINISHED, tn) or 0)
-if of_tenant >= MAX_UNFINISHED_PER_TENANT then return {'TENANT_FULL', retry_after(total / of_tenant)} end
+return function(ARGV)
+  local id, tn, rk = ARGV[1], ARGV[3], ARGV[6]
+  local key = JOB(id)
+  local mine = call('HGET', key, 'ct')
+  if mine then return {'NEW', mine, load(id).dl} end
 
-local deadline = int(now + ARGV[5])
-local j = {id = id, key = JOB(id), tn = tn, rk = rk, st = QUEUED, sg = 1, pr = tonumber(ARGV[4]), ws = '-', at = 1, fr = '0', vg = 0,
-  f = {0, 0, 0}, sb = 0, seq = 0, cx = '0', en = NOW, dl = deadline, le = '-', wk = '-', av = '-'}
-publish(j, STATE_CHANGED)
-enqueue(j, NOW)
-save(j, 'tn', tn, 'rk', rk, 'spec', ARGV[2], 'to', ARGV[5], 'ct', NOW, 'dn', '')
-if rk ~= '' then call('SET', REQUEST(tn, rk), id .. ' ' .. ARGV[7]) end
-call('ZADD', JOBS, NOW, id)
-call('ZADD', DEADLINES, deadline, id)
-call('HINCRBY', UNFINISHED, tn, '1')
-return {'NEW', NOW, deadline}
+  if rk ~= '' then
+    local request = call('GET', REQUEST(tn, rk))
+    if request then
+      local other, digest = string.sub(request, 1, #id), string.sub(request, #id + 2)
+      if call('EXISTS', JOB(other)) == 1 then
+        return {digest == ARGV[7] and 'SAME' or 'CONFLICT', other}
+      end
+    end
+  end
+
+  local total = call('ZCARD', DEADLINES)
+  if total >= MAX_UNFINISHED then return {'FULL', retry_after(1)} end
+  local of_tenant = tonumber(call('HGET', UNFINISHED, tn) or 0)
+  if of_tenant >= MAX_UNFINISHED_PER_TENANT then return {'TENANT_FULL', retry_after(total / of_tenant)} end
+
+  local deadline = int(now + ARGV[5])
+  local j = {id = id, key = key, tn = tn, rk = rk, st = QUEUED, sg = '1', pr = ARGV[4], ws = '-', at = '1', fr = '0',
+    vg = '0', f = {['1'] = '0', ['2'] = '0', ['3'] = '0'}, sb = '0', seq = '0', cx = '0', en = NOW, dl = deadline, le = '-',
+    wk = '-', av = '-'}
+  publish(j, STATE_CHANGED)
+  enqueue(j, NOW)
+  save(j, 'tn', tn, 'rk', rk, 'spec', ARGV[2], 'to', ARGV[5], 'ct', NOW, 'dn', '')
+  if rk ~= '' then call('SET', REQUEST(tn, rk), id .. ' ' .. ARGV[7]) end
+  call('ZADD', JOBS, NOW, id)
+  call('ZADD', DEADLINES, deadline, id)
+  call('HINCRBY', UNFINISHED, tn, '1')
+  return {'NEW', NOW, deadline}
+end

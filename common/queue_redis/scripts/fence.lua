@@ -2,5 +2,7 @@
 -- Whether a lease is held.
 -- KEYS: none (see keys.cc).  ARGV: 1 to 6 lease (see lib.lua)
 -- Result: {'OK'} | {'LOST'} | {'DONE'}
-local j, why = fence()
-return {j and 'OK' or why}
+return function(ARGV)
+  local j, why = fence(ARGV)
+  return {j and 'OK' or why}
+end

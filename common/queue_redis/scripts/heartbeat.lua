@@ -2,6 +2,8 @@
 -- Remembers a worker.
 -- KEYS: none (see keys.cc).  ARGV: 1 worker, 2 record
 -- Result: {'OK'}
-call('ZADD', WORKERS, int(now), ARGV[1])
-call('HSET', WORKER_INFO, ARGV[1], ARGV[2])
-return {'OK'}
+return function(ARGV)
+  call('ZADD', WORKERS, int(now), ARGV[1])
+  call('HSET', WORKER_INFO, ARGV[1], ARGV[2])
+  return {'OK'}
+end

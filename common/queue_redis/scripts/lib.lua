@@ -1,39 +1,40 @@
--- Shared by all scripts: put in front of each, behind the names and options that keys.cc and scripts.cc write:
---   key functions JOB EVENTS PROGRESS CHECKPOINT VIDEOS VIDEO SEGMENT TASKS WAITING TURNS LINE DELAYED WAKE SHARE SWEEP
---   REQUEST, keys JOBS DEADLINES UNFINISHED EXPIRY DEAD RATE WORKERS WORKER_INFO, channel CHANNEL,
+-- Shared by all scripts. scripts.cc puts the names and options that it and keys.cc write before this text, and the scripts
+-- behind it, and loads all of that as one Redis function library, whose tables and functions are made once:
+--   tables of keys TASKS WAITING TURNS LINES DELAYED by stage and priority, WAKE SHARE SWEEP by stage,
+--   key functions JOB EVENTS PROGRESS CHECKPOINT VIDEOS VIDEO SEGMENT LINE REQUEST,
+--   keys JOBS DEADLINES UNFINISHED EXPIRY DEAD RATE WORKERS WORKER_INFO, channel CHANNEL,
 --   options LEASE_MS MAX_ATTEMPTS …
+-- A script is a file that returns a function of ARGV; what stands before that is made once, too, and keeps nothing between
+-- calls. KEYS is never used: all names come from keys.cc.
 -- All times are microseconds since 1970 by this server's clock; nothing that is compared comes from another machine.
--- Numbers that are joined to text go through int(): Lua would round them to 14 digits.
--- A script gets only those of these functions that it uses, each as one piece that begins and ends at the left margin:
--- making forty functions costs more than a short script itself.
+-- States, stages, priorities and counters are kept as text, which is what commands and records want: making text of numbers
+-- costs more than most commands. Numbers become text by int() only: joining them to text would round to 14 digits.
 
-local call = redis.call
-local clock = call('TIME')
-local now = clock[1] * 1000000 + clock[2]
--- The same as text: numbers as arguments of commands are slow.
-local NOW = clock[1] .. string.format('%06d', clock[2])
+local call, pcall, format, match  -- not there yet while a library is loaded
+local now  -- as a number
+local NOW  -- as text
+
+-- Runs before each script.
+local function begin()
+  if not call then call, pcall, format, match = redis.call, redis.pcall, string.format, string.match end
+  local clock = call('TIME')
+  now = clock[1] * 1000000 + clock[2]
+  NOW = format('%d', now)
+end
 
 local GROUP = 'w'
-local QUEUED = 1
-local RUNNING = 2
-local SUCCEEDED = 3
-local FAILED = 4
-local CANCELLED = 5
-local EXPIRED = 6
-local STATE_CHANGED = '1'
-local STAGE_STARTED = '2'
-local MADE_PROGRESS = '3'
-local PREVIEWED = '4'
-local STAGE_FINISHED = '5'
-local RETRIED = '6'
+local QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED, EXPIRED = '1', '2', '3', '4', '5', '6'
+local STATE_CHANGED, STAGE_STARTED, MADE_PROGRESS, PREVIEWED, STAGE_FINISHED, RETRIED = '1', '2', '3', '4', '5', '6'
+local DECODING = '3'
+local STAGES = {'1', '2', '3'}
+local PRIORITIES = {'1', '2'}  -- interactive, batch
 
-local function int(number) return string.format('%.0f', number) end
+local function int(number) return format('%d', number) end
 
 -- The small fields of a job live in one field, its core: reading and writing twenty fields would cost more than all else.
--- Words in this order, '-' for nothing. Only st, sg and pr are made numbers; Lua counts with the texts of the others, but
--- compares them only after tonumber:
+-- Words in this order, '-' for nothing. All are text: count with them (f + 1 is a number), but compare only after tonumber.
 --   st state, sg stage, pr priority, ws where the task is ('w' waiting, 'd' delayed, 'l' leased), at attempt, fr fraction,
---   vg video generation, f[1..3] failures of each stage, sb times sent back, seq newest event, cx '1' when cancelled,
+--   vg video generation, f[stage] failures of the stage, sb times sent back, seq newest event, cx '1' when cancelled,
 --   en enqueue time, dl deadline, le entry, wk worker, av workers to avoid, joined by \31
 local CORE = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$'
 
@@ -43,17 +44,17 @@ local function load(id, more)
   local key = JOB(id)
   local v = more and call('HMGET', key, 'c', 'tn', 'rk', unpack(more)) or call('HMGET', key, 'c', 'tn', 'rk')
   if not v[1] then return nil end
-  local st, sg, pr, ws, at, fr, vg, f1, f2, f3, sb, seq, cx, en, dl, le, wk, av = string.match(v[1], CORE)
-  return {id = id, key = key, tn = v[2], rk = v[3], more = v, st = tonumber(st), sg = tonumber(sg), pr = tonumber(pr),
-    ws = ws, at = at, fr = fr, vg = vg, f = {f1, f2, f3}, sb = sb, seq = seq, cx = cx, en = en, dl = dl, le = le,
-    wk = wk, av = av}
+  local st, sg, pr, ws, at, fr, vg, f1, f2, f3, sb, seq, cx, en, dl, le, wk, av = match(v[1], CORE)
+  return {id = id, key = key, tn = v[2], rk = v[3], more = v, st = st, sg = sg, pr = pr, ws = ws, at = at, fr = fr,
+    vg = vg, f = {['1'] = f1, ['2'] = f2, ['3'] = f3}, sb = sb, seq = seq, cx = cx, en = en, dl = dl, le = le, wk = wk,
+    av = av}
 end
 
 -- Writes the core, and the fields and values that follow.
 local function save(j, ...)
   local f = j.f
   call('HSET', j.key, 'c', j.st .. ' ' .. j.sg .. ' ' .. j.pr .. ' ' .. j.ws .. ' ' .. j.at .. ' ' .. j.fr .. ' ' ..
-    j.vg .. ' ' .. f[1] .. ' ' .. f[2] .. ' ' .. f[3] .. ' ' .. j.sb .. ' ' .. j.seq .. ' ' .. j.cx .. ' ' .. j.en ..
+    j.vg .. ' ' .. f['1'] .. ' ' .. f['2'] .. ' ' .. f['3'] .. ' ' .. j.sb .. ' ' .. j.seq .. ' ' .. j.cx .. ' ' .. j.en ..
     ' ' .. j.dl .. ' ' .. j.le .. ' ' .. j.wk .. ' ' .. j.av, ...)
 end
 
@@ -62,7 +63,7 @@ local function finished(j) return j.st ~= QUEUED and j.st ~= RUNNING end
 -- Appends the event to the job's stream and tells the watchers. error: {reason, message, sg, n, worker} or nil.
 -- The caller must save(j) afterwards: the sequence is part of it.
 local function publish(j, type, error, details)
-  j.seq = j.seq + 1
+  j.seq = int(j.seq + 1)
   local text = '1 ' .. j.id .. ' ' .. j.seq .. ' ' .. NOW .. ' ' .. type .. ' ' .. j.st .. ' ' .. j.sg .. ' ' .. j.at ..
     ' ' .. j.fr
   if error then
@@ -83,17 +84,17 @@ end
 
 -- Lets one blocked worker of the stage look again. One token is enough: whoever claims passes it on.
 local function wake(sg)
-  if call('LLEN', WAKE(sg)) == 0 then call('LPUSH', WAKE(sg), '1') end
+  if call('LLEN', WAKE[sg]) == 0 then call('LPUSH', WAKE[sg], '1') end
 end
 
 -- Makes the task claimable, behind the tasks of its tenant with an earlier enqueue time (text).
 local function enqueue(j, en)
   j.ws = 'w'
   j.en = en
-  call('ZADD', WAITING(j.sg, j.pr), en, j.id)
+  call('ZADD', WAITING[j.sg][j.pr], en, j.id)
   if call('ZADD', LINE(j.sg, j.pr, j.tn), en, j.id) == 1 then
     -- A tenant that comes (back) waits for one round of the others.
-    local turns = TURNS(j.sg, j.pr)
+    local turns = TURNS[j.sg][j.pr]
     local first = call('ZRANGE', turns, '0', '0', 'WITHSCORES')
     call('ZADD', turns, 'NX', first[2] and int(first[2] + 1) or '0', j.tn)
   end
@@ -102,20 +103,20 @@ end
 
 local function delay(j, due)
   j.ws = 'd'
-  call('ZADD', DELAYED(j.sg, j.pr), due, j.id)
+  call('ZADD', DELAYED[j.sg][j.pr], due, j.id)
 end
 
 local function leave_line(sg, pr, tn, id)
-  call('ZREM', WAITING(sg, pr), id)
+  call('ZREM', WAITING[sg][pr], id)
   call('ZREM', LINE(sg, pr, tn), id)
-  if call('EXISTS', LINE(sg, pr, tn)) == 0 then call('ZREM', TURNS(sg, pr), tn) end
+  if call('EXISTS', LINE(sg, pr, tn)) == 0 then call('ZREM', TURNS[sg][pr], tn) end
 end
 
 local function unqueue(j)
   if j.ws == 'w' then
     leave_line(j.sg, j.pr, j.tn, j.id)
   elseif j.ws == 'd' then
-    call('ZREM', DELAYED(j.sg, j.pr), j.id)
+    call('ZREM', DELAYED[j.sg][j.pr], j.id)
   else
     return
   end
@@ -123,10 +124,10 @@ local function unqueue(j)
 end
 
 local function promote(sg)
-  for pr = 1, 2 do
-    local due = call('ZRANGEBYSCORE', DELAYED(sg, pr), '-inf', NOW, 'WITHSCORES', 'LIMIT', '0', '50')
+  for _, pr in ipairs(PRIORITIES) do
+    local due = call('ZRANGEBYSCORE', DELAYED[sg][pr], '-inf', NOW, 'WITHSCORES', 'LIMIT', '0', '50')
     for i = 1, #due, 2 do
-      call('ZREM', DELAYED(sg, pr), due[i])
+      call('ZREM', DELAYED[sg][pr], due[i])
       local j = load(due[i])
       if j and j.ws == 'd' then
         enqueue(j, due[i + 1])
@@ -142,7 +143,7 @@ local function token(entry, delivery, worker) return entry .. ' ' .. delivery ..
 
 -- Removes the lease. When its own holder ends it, its token must be saved as field dn.
 local function end_lease(j)
-  local tasks = TASKS(j.sg, j.pr)
+  local tasks = TASKS[j.sg][j.pr]
   call('XACK', tasks, GROUP, j.le)
   call('XDEL', tasks, j.le)
   j.ws = '-'
@@ -151,9 +152,9 @@ end
 -- ARGV 1 to 6 of every script with a lease: job id, stage, priority, entry, worker, delivery count.
 -- The job when the lease is held, and its token; otherwise nil and 'DONE' (this very lease was ended by its holder
 -- before) or 'LOST'.
-local function fence()
-  local sg, pr = tonumber(ARGV[2]), tonumber(ARGV[3])
-  local p = redis.pcall('XPENDING', TASKS(sg, pr), GROUP, ARGV[4], ARGV[4], '1')
+local function fence(ARGV)
+  local sg, pr = ARGV[2], ARGV[3]
+  local p = pcall('XPENDING', TASKS[sg][pr], GROUP, ARGV[4], ARGV[4], '1')
   local j = load(ARGV[1])
   if not j then return nil, 'LOST' end
   local mine = token(ARGV[4], ARGV[6], ARGV[5])
@@ -168,7 +169,7 @@ end
 -- True while the holder of the job's task may still be at work.
 local function held(j)
   if j.ws ~= 'l' then return false end
-  local p = redis.pcall('XPENDING', TASKS(j.sg, j.pr), GROUP, j.le, j.le, '1')
+  local p = pcall('XPENDING', TASKS[j.sg][j.pr], GROUP, j.le, j.le, '1')
   local row = not p.err and p[1]
   return row and row[3] < LEASE_MS
 end
@@ -233,7 +234,7 @@ local function finalize(j, st, error, details, ended, video)
   count_finish()
   call('ZADD', EXPIRY, xt, j.id)
   if st == FAILED then call('ZADD', DEAD, NOW, j.id) end
-  call('UNLINK', CHECKPOINT(j.id, 1), CHECKPOINT(j.id, 2), CHECKPOINT(j.id, 3))
+  call('UNLINK', CHECKPOINT(j.id, '1'), CHECKPOINT(j.id, '2'), CHECKPOINT(j.id, '3'))
   call('PEXPIREAT', j.key, at)
   call('PEXPIREAT', EVENTS(j.id), at)
   call('PEXPIREAT', PROGRESS(j.id), at)
@@ -266,7 +267,7 @@ local function erase(id)
     if request and string.sub(request, 1, #id) == id then call('DEL', REQUEST(v[1], v[2])) end
   end
   expire_videos(id)
-  call('UNLINK', JOB(id), EVENTS(id), PROGRESS(id), CHECKPOINT(id, 1), CHECKPOINT(id, 2), CHECKPOINT(id, 3), VIDEOS(id))
+  call('UNLINK', JOB(id), EVENTS(id), PROGRESS(id), CHECKPOINT(id, '1'), CHECKPOINT(id, '2'), CHECKPOINT(id, '3'), VIDEOS(id))
   call('ZREM', JOBS, id)
   call('ZREM', EXPIRY, id)
   call('ZREM', DEAD, id)
