@@ -11,9 +11,15 @@ target_compile_features(kandinsky_flags INTERFACE cxx_std_20)
 target_compile_options(kandinsky_flags INTERFACE -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers)
 target_include_directories(kandinsky_flags INTERFACE ${CMAKE_SOURCE_DIR})
 target_link_options(kandinsky_flags INTERFACE -fuse-ld=mold)
+# A sanitizer makes everything slower; tests that start processes run under the script, which fails when any of these
+# processes reports something: add_test(NAME n COMMAND ${KANDINSKY_PROCESS_TEST} command…).
+set(_kandinsky_timeout_factor 1)
+set(KANDINSKY_PROCESS_TEST)
 if(KANDINSKY_SANITIZE)
   target_compile_options(kandinsky_flags INTERFACE -fsanitize=${KANDINSKY_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(kandinsky_flags INTERFACE -fsanitize=${KANDINSKY_SANITIZE})
+  set(_kandinsky_timeout_factor 5)
+  set(KANDINSKY_PROCESS_TEST ${CMAKE_SOURCE_DIR}/tests/support/sanitized)
 endif()
 
 # Precompiled headers are built once per kind and reused by every target that asks for them.
@@ -72,6 +78,7 @@ function(kandinsky_test)
   if(NOT ARG_LABELS)
     set(ARG_LABELS unit)
   endif()
+  math(EXPR ARG_TIMEOUT "${ARG_TIMEOUT} * ${_kandinsky_timeout_factor}")
   add_test(NAME ${ARG_NAME} COMMAND ${ARG_NAME})
   set_tests_properties(${ARG_NAME} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
 endfunction()

@@ -25,9 +25,9 @@ int Index(Stage stage) { return static_cast<int>(stage); }
 }  // namespace
 
 InMemoryEngine::InMemoryEngine(QueueOptions options, const Clock* clock)
-    : options_(std::move(options)), clock_(clock) {}
+    : options_(options), clock_(clock) {}
 
-InMemoryEngine::~InMemoryEngine() { Stop(); }
+InMemoryEngine::~InMemoryEngine() { InMemoryEngine::Stop(); }
 
 // --- state
 // ----------------------------------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ absl::StatusOr<std::optional<std::string>> InMemoryEngine::LoadCheckpoint(const 
       if (found != nullptr && found->ended_lease == Token(lease)) return absl::OkStatus(); \
       return fenced.status();                                                              \
     }                                                                                      \
-    record = *fenced;                                                                      \
+    (record) = *fenced;                                                                    \
   }
 
 absl::Status InMemoryEngine::Complete(const Lease& lease, const LatentLocation& output) {

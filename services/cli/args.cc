@@ -279,12 +279,10 @@ absl::StatusOr<Args> Args::Parse(const std::vector<std::string>& args,
     if (flag.variable == nullptr || parsed.Has(flag.name)) continue;
     if ((flag.groups & (command->groups | kAll)) == 0) continue;
     const char* value = environment(flag.variable);
+    if (value == nullptr || *value == '\0') continue;
     // An environment is shared by many commands: it never narrows a list.
-    if (value != nullptr && *value != '\0' && command->name != "list") {
-      parsed.values_[std::string(flag.name)] = value;
-    } else if (value != nullptr && *value != '\0' && (flag.groups & kAll) != 0) {
-      parsed.values_[std::string(flag.name)] = value;
-    }
+    if (command->name == "list" && (flag.groups & kAll) == 0) continue;
+    parsed.values_[std::string(flag.name)] = value;
   }
   return parsed;
 }

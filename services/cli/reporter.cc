@@ -78,7 +78,7 @@ class LineReporter : public Reporter {
 class TerminalReporter : public Reporter {
  public:
   TerminalReporter(std::ostream& err, int columns) : err_(err), columns_(std::max(columns, 20)) {}
-  ~TerminalReporter() override { Close(); }
+  ~TerminalReporter() override { TerminalReporter::Close(); }
 
   void OnJob(const v1::Job& job) override { OnNote(absl::StrCat("job ", job.id())); }
 

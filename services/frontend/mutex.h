@@ -46,8 +46,7 @@ class CondVar {
   }
   void WaitFor(Mutex* mutex, absl::Duration time) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     std::unique_lock<std::mutex> lock(mutex->mutex_, std::adopt_lock);
-    // The system clock: ThreadSanitizer of GCC 12 does not know the call behind the steady one.
-    changed_.wait_until(lock, std::chrono::system_clock::now() + absl::ToChronoMicroseconds(time));
+    changed_.wait_for(lock, absl::ToChronoMicroseconds(time));
     lock.release();
   }
   void NotifyOne() { changed_.notify_one(); }

@@ -20,7 +20,7 @@ std::shared_ptr<StreamReactor> StreamReactor::Open(StreamRegistry* registry, Str
 }
 
 void StreamReactor::Begin(std::optional<grpc::ByteBuffer> first,
-                          std::vector<std::shared_ptr<StreamSource>> sources) {
+                          const std::vector<std::shared_ptr<StreamSource>>& sources) {
   {
     MutexLock lock(&mutex_);
     if (finished_ || end_) return;
@@ -92,9 +92,9 @@ void StreamReactor::OnDone() {
 void StreamReactor::Pump() {
   if (!begun_ || writing_ || finished_) return;
   if (first_) {
-    grpc::ByteBuffer first = *std::move(first_);
+    message_.Swap(&*first_);
     first_.reset();
-    return Write(std::move(first));
+    return Write();
   }
   bool waiting = false;
   for (const auto& source : sources_) {
@@ -102,7 +102,8 @@ void StreamReactor::Pump() {
     grpc::Status status;
     switch (source->Next(&message, &status)) {
       case StreamSource::Pull::kMessage:
-        return Write(std::move(message));
+        message_.Swap(&message);
+        return Write();
       case StreamSource::Pull::kWait:
         waiting = true;
         break;
@@ -114,8 +115,7 @@ void StreamReactor::Pump() {
   if (!waiting) FinishOnce(grpc::Status::OK);
 }
 
-void StreamReactor::Write(grpc::ByteBuffer message) {
-  message_ = std::move(message);
+void StreamReactor::Write() {
   writing_ = true;
   StartWrite(&message_);
 }

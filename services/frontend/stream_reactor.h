@@ -41,7 +41,7 @@ class StreamReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   // Sends `first` if there is one, then what the sources have; an earlier source goes first. Ends
   // OK when all have ended, or with the first error of a source whose predecessors have ended.
   void Begin(std::optional<grpc::ByteBuffer> first,
-             std::vector<std::shared_ptr<StreamSource>> sources);
+             const std::vector<std::shared_ptr<StreamSource>>& sources);
 
   // Ends the stream when the write under way is done. The first call counts.
   void End(grpc::Status status);
@@ -60,7 +60,7 @@ class StreamReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       : registry_(registry), kind_(kind), on_disconnect_(std::move(on_disconnect)) {}
 
   void Pump() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Write(grpc::ByteBuffer message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Write() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FinishOnce(const grpc::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   StreamRegistry* const registry_;
@@ -71,7 +71,7 @@ class StreamReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   std::shared_ptr<StreamReactor> self_ ABSL_GUARDED_BY(mutex_);
   std::optional<grpc::ByteBuffer> first_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<StreamSource>> sources_ ABSL_GUARDED_BY(mutex_);
-  grpc::ByteBuffer message_ ABSL_GUARDED_BY(mutex_);  // of the write under way
+  grpc::ByteBuffer message_ ABSL_GUARDED_BY(mutex_);  // of the write under way, else empty
   bool begun_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;

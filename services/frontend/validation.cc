@@ -214,16 +214,16 @@ grpc::Status MakeJobSpec(const CreateFields& fields, const CreateRules& rules,
                          Violations& violations, JobSpec& spec) {
   CheckEnvelope(fields, rules, violations, spec);
   static const pb::GenerationParameters kNoParameters;
-  ParameterChecker checker(fields.parameters ? *fields.parameters : kNoParameters, violations);
+  const pb::GenerationParameters& parameters =
+      fields.parameters ? *fields.parameters : kNoParameters;
+  ParameterChecker checker(parameters, violations);
   checker.CheckWithoutModel();
-  const std::string model_name = fields.parameters ? fields.parameters->model() : "";
-  const ModelInfo* model = rules.catalog.Find(model_name);
+  const ModelInfo* model = rules.catalog.Find(parameters.model());
   if (model != nullptr) checker.CheckAgainst(*model);
   if (!violations.empty()) return InvalidRequest(violations);
-  if (model == nullptr) return ModelNotFound(model_name);
+  if (model == nullptr) return ModelNotFound(parameters.model());
   spec.parameters = std::move(checker.out());
-  spec.parameters.seed =
-      fields.parameters->has_seed() ? fields.parameters->seed() : rules.choose_seed();
+  spec.parameters.seed = parameters.has_seed() ? parameters.seed() : rules.choose_seed();
   return grpc::Status::OK;
 }
 

@@ -167,6 +167,12 @@ class Stack:
     def __exit__(self, kind, value, trace):
         for process in reversed(self.processes):
             process.resume()
+            if os.environ.get("KANDINSKY_SANITIZED") and not isinstance(process, Redis) and process.running():
+                process.send(signal.SIGTERM)  # leaks are reported by a process that ends by itself
+                try:
+                    process.popen.wait(40)
+                except subprocess.TimeoutExpired:
+                    pass
             process.kill()
         if kind is not None:
             for process in self.processes:

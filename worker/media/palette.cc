@@ -136,7 +136,8 @@ Palette ChoosePalette(const uint8_t* rgb, ptrdiff_t stride, int width, int heigh
   double error = 0;
   for (const Box& box : boxes) {
     uint32_t color = 0;
-    for (int a = 0; a < 3; ++a) color = color << 8 | static_cast<uint32_t>(box.mean[a] + 0.5);
+    for (int a = 0; a < 3; ++a)
+      color = color << 8 | static_cast<uint32_t>(std::lround(box.mean[a]));
     palette.argb[palette.size++] = 0xff000000u | color;
     error += box.TotalError();
   }
