@@ -1,0 +1,56 @@
+// Where trainers get their clips: the generated domain, or a folder of videos.
+#ifndef KANDINSKY_TRAINING_DATA_CLIP_SOURCE_H_
+#define KANDINSKY_TRAINING_DATA_CLIP_SOURCE_H_
+
+#include <ATen/ATen.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "training/domain/shapes.h"
+
+namespace kandinsky::training {
+
+// What a trainer wants to see of a clip.
+struct ClipRequest {
+  int64_t frames = 1;
+  // Distance of neighbouring frames, in frames of 30 a second: 16 for keyframes, 1 for finished
+  // video. They start anywhere in the clip where all of them have room.
+  double spacing = 1;
+  int64_t height = 64, width = 64;  // pixels
+  bool motion = true;               // captions may mention motion
+};
+
+struct Clip {
+  at::Tensor frames;    // uint8 [T, H, W, 3]
+  std::string caption;  // UTF-8
+  // Where to look in each frame: float [T, 2], (x, y) in pixels; undefined: nowhere special.
+  at::Tensor focus;
+  // Shape, colour, background and motion as the caption mentions them, numbered as in the domain;
+  // -1: not mentioned or not known.
+  std::array<int64_t, 4> attributes = {-1, -1, -1, -1};
+};
+
+// Immutable and thread-safe.
+class ClipSource {
+ public:
+  virtual ~ClipSource() = default;
+  // What decides on the data.
+  virtual nlohmann::json Fingerprint() const = 0;
+  // Sample `index` of an endless, shuffled order; equal arguments give equal clips. Throws
+  // ModelError when a file cannot be read.
+  virtual Clip Read(uint64_t index, const ClipRequest& request) const = 0;
+};
+
+// The moving shapes of training/domain.
+std::unique_ptr<ClipSource> MakeShapesSource(uint64_t seed, const ClipOptions& options);
+
+// uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in [-1, 1]
+at::Tensor ToNetworkInput(const at::Tensor& pixels);
+
+}  // namespace kandinsky::training
+
+#endif  // KANDINSKY_TRAINING_DATA_CLIP_SOURCE_H_
