@@ -240,7 +240,7 @@ void RenderFrame(const ClipSpec& clip, double t, int height, int width, uint8_t*
       uint8_t* pixel = rgb + (static_cast<size_t>(row) * width + column) * 3;
       for (int channel = 0; channel < 3; ++channel) {
         const double value = background[channel] + part * (color[channel] - background[channel]);
-        pixel[channel] = static_cast<uint8_t>(value + 0.5);
+        pixel[channel] = static_cast<uint8_t>(std::lround(value));
       }
     }
   }

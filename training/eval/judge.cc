@@ -344,8 +344,10 @@ Sight JudgeFrame(const uint8_t* rgb, int height, int width) {
     // Without the ends of the scale, where noise is.
     coverage[i] = std::clamp((along / contrast - 0.2) / 0.6, 0.0, 1.0);
     area += coverage[i];
-    sum_x += coverage[i] * (window[i] % width);
-    sum_y += coverage[i] * (window[i] / width);
+    const int column = window[i] % width;
+    const int row = window[i] / width;
+    sum_x += coverage[i] * column;
+    sum_y += coverage[i] * row;
   }
   if (area < kMinArea * side * side) return sight;
   sight.found = true;
@@ -358,7 +360,9 @@ Sight JudgeFrame(const uint8_t* rgb, int height, int width) {
   std::complex<double> moments[3];
   double norms[3] = {};
   for (size_t i = 0; i < window.size(); ++i) {
-    const std::complex<double> z(window[i] % width - center_x, window[i] / width - center_y);
+    const int column = window[i] % width;
+    const int row = window[i] / width;
+    const std::complex<double> z(column - center_x, row - center_y);
     std::complex<double> power = z;
     double length = std::abs(z);
     for (int n = 0; n < 3; ++n) {
@@ -380,8 +384,9 @@ Sight JudgeFrame(const uint8_t* rgb, int height, int width) {
   for (int pixel = 0; pixel < height * width; ++pixel) {
     bool seen = false;
     if (next < window.size() && window[next] == pixel) seen = coverage[next++] > 0.5;
-    const bool ideal =
-        InsideIdeal(*shape, area, pixel % width - center_x, pixel / width - center_y);
+    const int column = pixel % width;
+    const int row = pixel / width;
+    const bool ideal = InsideIdeal(*shape, area, column - center_x, row - center_y);
     both += seen && ideal;
     either += seen || ideal;
   }

@@ -15,7 +15,7 @@ std::array<double, kWindow> Gaussian() {
   std::array<double, kWindow> weights;
   double sum = 0;
   for (int i = 0; i < kWindow; ++i) {
-    const double x = i - kWindow / 2;
+    const int x = i - kWindow / 2;
     sum += weights[i] = std::exp(-x * x / (2 * 1.5 * 1.5));
   }
   for (double& weight : weights) weight /= sum;

@@ -71,7 +71,13 @@ std::string Format(const std::optional<Interval>& cell, const Column& column) {
 std::string ToMarkdown(const Report& report) {
   std::string out = "# " + report.title + "\n";
   if (!report.settings.empty()) out += "\n";
-  for (const auto& [name, value] : report.settings) out += "* " + name + ": " + value + "\n";
+  for (const auto& [name, value] : report.settings) {
+    out += "* ";
+    out += name;
+    out += ": ";
+    out += value;
+    out += '\n';
+  }
   for (const Table& table : report.tables) {
     out += "\n## " + table.title + "\n\n| " + Escaped(table.row_title) + " |";
     for (const Column& column : table.columns) out += " " + Escaped(column.name) + " |";
