@@ -119,6 +119,7 @@ TEST(LatentTransportTest, HonestServer) {
       {"127.0.0.1:0", "keyframes", [&](uint64_t n, double) { sent += n; }}, store.get(), &metrics);
   std::atomic<uint64_t> got_bytes{0};
   LatentClient::Options options = FastOptions();
+  options.progress_timeout = absl::Seconds(30);  // counted below: no second try on a slow machine
   options.on_received = [&](uint64_t n, double) { got_bytes += n; };
   LatentClient client(options);
   const struct {
