@@ -15,6 +15,7 @@
 #include "common/queue_redis/redis_video_store.h"
 #include "common/queue_redis/scripts.h"
 #include "common/redis/client.h"
+#include "common/redis/connection.h"
 
 namespace kandinsky {
 namespace {
@@ -38,12 +39,35 @@ std::string InfoField(const std::string& info, const std::string& name) {
   return std::string();
 }
 
+// Writes the version of the schema if there is none. OK unless it is newer than ours.
+absl::Status CheckSchema(RedisConnection& connection, const std::string& key) {
+  const std::string ours = std::to_string(kRedisSchemaVersion);
+  absl::StatusOr<RedisValue> found = connection.Command({"SET", key, ours, "NX", "GET"});
+  // A full server refuses to write; what it has can be read.
+  if (found.ok() && found->error()) found = connection.Command({"GET", key});
+  if (!found.ok()) return found.status();
+  if (absl::Status status = RedisErrorStatus(*found); !status.ok()) return status;
+  if (found->nil()) return absl::OkStatus();
+  int version = 0;
+  if (absl::SimpleAtoi(found->text.substr(0, found->text.find('.')), &version) && version >= 1 &&
+      version <= kRedisSchemaVersion) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("Redis holds a queue of schema version '", found->text, "' (key ", key,
+                   "); this program supports versions up to ", ours,
+                   ": use a newer program or another key prefix"));
+}
+
 class RedisEngineImpl : public RedisEngine {
  public:
   RedisEngineImpl(const RedisEngineOptions& options, const RedisOptions& redis)
       : keys_(options.key_prefix),
         scripts_(keys_, options.queue),
-        client_(redis),
+        client_(redis,
+                [this](RedisConnection& connection) {
+                  return CheckSchema(connection, keys_.Schema());
+                }),
         videos_(MakeVideoStore(options)),
         tasks_(&client_, &keys_, &scripts_, options.queue, videos_.get()),
         jobs_(&client_, &keys_, &scripts_, videos_.get(), options.min_replicas,
@@ -144,8 +168,9 @@ absl::StatusOr<std::unique_ptr<RedisEngine>> OpenRedisEngine(const RedisEngineOp
     }
   }
   auto engine = std::make_unique<RedisEngineImpl>(options, *redis);
-  if (options.require_connection) {
-    if (absl::Status status = engine->Ping(); !status.ok()) return status;
+  const absl::Status status = engine->Ping();
+  if (!status.ok() && (options.require_connection || absl::IsFailedPrecondition(status))) {
+    return status;
   }
   return std::unique_ptr<RedisEngine>(std::move(engine));
 }

@@ -81,7 +81,12 @@ class RedisEngine {
   virtual absl::Status Ping() = 0;
 };
 
-// INVALID_ARGUMENT for bad options.
+// Version of keys and records that this program reads and writes. A change that older programs
+// cannot live with raises it. docs/queue.md
+inline constexpr int kRedisSchemaVersion = 1;
+
+// INVALID_ARGUMENT for bad options. FAILED_PRECONDITION when a newer program has made the keys;
+// when Redis does not answer now, that is found out by the first call that reaches it.
 absl::StatusOr<std::unique_ptr<RedisEngine>> OpenRedisEngine(const RedisEngineOptions& options);
 
 }  // namespace kandinsky

@@ -82,6 +82,7 @@ std::string Keys::Wake(Stage stage) const {
   return prefix_ + std::string(kWake).append(Name(stage));
 }
 
+std::string Keys::Schema() const { return prefix_ + "schema"; }
 std::string Keys::Dead() const { return prefix_ + kDead; }
 
 std::string Keys::Lua() const {

@@ -32,7 +32,8 @@ class Keys {
   std::string Wake(Stage stage) const;  // list of at most one token: a blocked worker may look
 
   // --- of the whole engine
-  std::string Dead() const;                                // sorted set: dead letters by time
+  std::string Schema() const;  // string: version of all this, written by the first process
+  std::string Dead() const;    // sorted set: dead letters by time
   const std::string& Channel() const { return channel_; }  // events as they happen
 
   // The same names, and those that only scripts use, as Lua definitions.

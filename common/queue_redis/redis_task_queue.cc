@@ -111,12 +111,10 @@ absl::StatusOr<std::optional<Lease>> RedisTaskQueue::Claim(Stage stage,
       steady_clock::now() + absl::ToChronoMicroseconds(std::min(max_wait, absl::Hours(24)));
   // Leases end without anybody telling us.
   const absl::Duration look_again = std::min(absl::Seconds(1), options_.lease_duration / 4);
-  absl::StatusOr<RedisSession> session = client_->Acquire();
-  if (!session.ok()) return session.status();
   bool woken = false;
   for (;;) {
     absl::StatusOr<RedisValue> reply =
-        session->Eval(scripts_->claim, {Number(stage), worker_id, woken ? "1" : "0"});
+        client_->Eval(scripts_->claim, {Number(stage), worker_id, woken ? "1" : "0"});
     if (!reply.ok()) return reply.status();
     if (reply->elements.empty()) return Unexpected(scripts_->claim, *reply);
     if (reply->elements[0].integer == 1) {
@@ -134,7 +132,7 @@ absl::StatusOr<std::optional<Lease>> RedisTaskQueue::Claim(Stage stage,
       if (steady_clock::now() >= end) return std::nullopt;
       continue;
     }
-    absl::StatusOr<RedisValue> token = session->Command(
+    absl::StatusOr<RedisValue> token = client_->Command(
         {"BLPOP", keys_->Wake(stage), absl::StrFormat("%.6f", absl::ToDoubleSeconds(wait))}, wait);
     if (!token.ok()) return token.status();
     woken = !token->nil();

@@ -14,6 +14,11 @@ namespace {
 // Of one family on a server; enough for all versions and options in use at a time.
 constexpr size_t kMaxLibraries = 64;
 
+// Evals that travel together; larger ones go alone.
+constexpr int kMaxSenders = 2;
+constexpr size_t kMaxSharedCalls = 32;
+constexpr size_t kMaxSharedBytes = 16 << 10;
+
 bool FunctionMissing(const RedisValue& reply) {
   return reply.error() && absl::StartsWith(reply.text, "ERR Function not found");
 }
@@ -56,8 +61,6 @@ absl::StatusOr<std::vector<RedisValue>> RedisSession::Pipeline(
 
 absl::StatusOr<RedisValue> RedisSession::Run(const RedisScript& script, RedisCommand& command) {
   if (script.library != nullptr) {
-    command[0] = "FCALL";
-    command[1] = script.function;
     absl::StatusOr<RedisValue> reply = connection_->Command(command);
     if (!reply.ok() || !FunctionMissing(*reply)) return reply;
     absl::StatusOr<RedisValue> loaded = LoadLibrary(*script.library);
@@ -114,26 +117,43 @@ absl::StatusOr<RedisValue> RedisSession::LoadLibrary(const RedisLibrary& library
   return loaded;
 }
 
-absl::StatusOr<RedisValue> RedisSession::Eval(const RedisScript& script,
-                                              const RedisCommand& arguments) {
+RedisCommand RedisSession::FirstTry(const RedisScript& script, const RedisCommand& arguments) {
   RedisCommand command;
   command.reserve(arguments.size() + 3);
-  command = {"", "", "0"};
+  if (script.library != nullptr) {
+    command = {"FCALL", script.function, "0"};
+  } else {
+    command = {"EVALSHA", script.sha, "0"};
+  }
   command.insert(command.end(), arguments.begin(), arguments.end());
-  absl::StatusOr<RedisValue> reply = Run(script, command);
-  if (!reply.ok()) return reply;
-  Look(*reply);
-  if (absl::Status status = RedisErrorStatus(*reply); !status.ok()) {
+  return command;
+}
+
+bool RedisSession::Unknown(const RedisValue& reply) {
+  return FunctionMissing(reply) || (reply.error() && absl::StartsWith(reply.text, "NOSCRIPT"));
+}
+
+absl::StatusOr<RedisValue> RedisSession::Result(const RedisScript& script, RedisValue reply) {
+  if (absl::Status status = RedisErrorStatus(reply); !status.ok()) {
     return absl::Status(status.code(), absl::StrCat(script.name, ": ", status.message()));
   }
   return reply;
 }
 
+absl::StatusOr<RedisValue> RedisSession::Eval(const RedisScript& script,
+                                              const RedisCommand& arguments) {
+  RedisCommand command = FirstTry(script, arguments);
+  absl::StatusOr<RedisValue> reply = Run(script, command);
+  if (!reply.ok()) return reply;
+  Look(*reply);
+  return Result(script, *std::move(reply));
+}
+
 // --- client
 // ---------------------------------------------------------------------------------------------------------
 
-RedisClient::RedisClient(RedisOptions options)
-    : connector_(std::move(options)), random_(std::random_device()()) {}
+RedisClient::RedisClient(RedisOptions options, Admit admit)
+    : connector_(std::move(options)), admit_(std::move(admit)), random_(std::random_device()()) {}
 
 absl::StatusOr<RedisSession> RedisClient::Acquire() {
   std::unique_lock<std::mutex> lock(mutex_);
@@ -157,6 +177,9 @@ absl::StatusOr<RedisSession> RedisClient::Acquire() {
   uint64_t epoch = epoch_;
   lock.unlock();
   absl::StatusOr<std::unique_ptr<RedisConnection>> connection = connector_.Connect();
+  if (connection.ok() && admit_) {
+    if (absl::Status status = admit_(**connection); !status.ok()) connection = status;
+  }
   lock.lock();
   if (connection.ok()) {
     failures_ = 0;
@@ -206,11 +229,87 @@ absl::StatusOr<std::vector<RedisValue>> RedisClient::Pipeline(
   return session->Pipeline(commands);
 }
 
+// One Eval; lives on the stack of its thread. All but script and arguments is guarded by
+// calls_mutex_, the reply by whoever sends.
+struct RedisClient::Call {
+  const RedisScript* script;
+  const RedisCommand* arguments;
+  absl::StatusOr<RedisValue> reply = absl::UnknownError("not sent");
+  bool taken = false;  // by a sender
+  bool done = false;
+  std::condition_variable wake;  // done, or there may be a place for a sender
+};
+
 absl::StatusOr<RedisValue> RedisClient::Eval(const RedisScript& script,
                                              const RedisCommand& arguments) {
+  size_t bytes = 0;
+  for (const std::string& argument : arguments) bytes += argument.size();
+  if (bytes > kMaxSharedBytes) {
+    absl::StatusOr<RedisSession> session = Acquire();
+    if (!session.ok()) return session.status();
+    return session->Eval(script, arguments);
+  }
+  Call call{.script = &script, .arguments = &arguments};
+  std::unique_lock<std::mutex> lock(calls_mutex_);
+  waiting_.push_back(&call);
+  while (!call.done) {
+    if (call.taken || senders_ == kMaxSenders) {
+      call.wake.wait(lock);
+      continue;
+    }
+    ++senders_;
+    std::vector<Call*> batch;
+    const auto end = waiting_.begin() + std::min(waiting_.size(), kMaxSharedCalls);
+    batch.assign(waiting_.begin(), end);
+    waiting_.erase(waiting_.begin(), end);
+    for (Call* one : batch) one->taken = true;
+    lock.unlock();
+    Send(batch);
+    lock.lock();
+    --senders_;
+    for (Call* one : batch) {
+      one->done = true;
+      if (one != &call) one->wake.notify_one();
+    }
+    if (absl::IsUnavailable(batch[0]->reply.status())) {
+      // They have waited long enough: each call ends within the time of one.
+      for (Call* one : waiting_) {
+        one->reply = batch[0]->reply.status();
+        one->taken = one->done = true;
+        if (one != &call) one->wake.notify_one();
+      }
+      waiting_.clear();
+    }
+    if (!waiting_.empty()) waiting_.front()->wake.notify_one();
+  }
+  return std::move(call.reply);
+}
+
+void RedisClient::Send(const std::vector<Call*>& calls) {
   absl::StatusOr<RedisSession> session = Acquire();
-  if (!session.ok()) return session.status();
-  return session->Eval(script, arguments);
+  if (!session.ok()) {
+    for (Call* call : calls) call->reply = session.status();
+    return;
+  }
+  if (calls.size() == 1) {
+    calls[0]->reply = session->Eval(*calls[0]->script, *calls[0]->arguments);
+    return;
+  }
+  std::vector<RedisCommand> commands;
+  commands.reserve(calls.size());
+  for (const Call* call : calls) {
+    commands.push_back(RedisSession::FirstTry(*call->script, *call->arguments));
+  }
+  absl::StatusOr<std::vector<RedisValue>> replies = session->Pipeline(commands);
+  for (size_t i = 0; i < calls.size(); ++i) {
+    if (!replies.ok()) {
+      calls[i]->reply = replies.status();
+    } else if (RedisSession::Unknown((*replies)[i])) {
+      calls[i]->reply = session->Eval(*calls[i]->script, *calls[i]->arguments);
+    } else {
+      calls[i]->reply = RedisSession::Result(*calls[i]->script, std::move((*replies)[i]));
+    }
+  }
 }
 
 }  // namespace kandinsky

@@ -13,6 +13,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -45,8 +46,9 @@ class RedisSession {
   // Error replies stay in the values.
   absl::StatusOr<std::vector<RedisValue>> Pipeline(const std::vector<RedisCommand>& commands,
                                                    absl::Duration wait = absl::ZeroDuration());
-  // Calls its function, and loads the library if the server does not know it yet. Without a library,
-  // or where a full server refuses to load one: EVALSHA, and EVAL if it does not know the script yet.
+  // Calls its function, and loads the library if the server does not know it yet. Without a
+  // library, or where a full server refuses to load one: EVALSHA, and EVAL if it does not know the
+  // script yet.
   absl::StatusOr<RedisValue> Eval(const RedisScript& script, const RedisCommand& arguments);
 
  private:
@@ -54,7 +56,12 @@ class RedisSession {
   RedisSession(RedisClient* client, std::unique_ptr<RedisConnection> connection, uint64_t epoch)
       : client_(client), connection_(std::move(connection)), epoch_(epoch) {}
   void Look(const RedisValue& value);
-  // `command` ends with the arguments; its first two words are replaced.
+  // What Eval sends first.
+  static RedisCommand FirstTry(const RedisScript& script, const RedisCommand& arguments);
+  // The server does not know the script: nothing was done.
+  static bool Unknown(const RedisValue& reply);
+  static absl::StatusOr<RedisValue> Result(const RedisScript& script, RedisValue reply);
+  // `command` is FirstTry; its first two words are replaced for further tries.
   absl::StatusOr<RedisValue> Run(const RedisScript& script, RedisCommand& command);
   absl::StatusOr<RedisValue> LoadLibrary(const RedisLibrary& library);
 
@@ -66,7 +73,11 @@ class RedisSession {
 
 class RedisClient {
  public:
-  explicit RedisClient(RedisOptions options);
+  // Looks at each new connection before anybody uses it; one that it does not like is closed, and
+  // its status is what calls get.
+  using Admit = std::function<absl::Status(RedisConnection& connection)>;
+
+  explicit RedisClient(RedisOptions options, Admit admit = nullptr);
   // No session may be out any more.
   ~RedisClient() = default;
 
@@ -76,15 +87,22 @@ class RedisClient {
   absl::StatusOr<RedisValue> Command(const RedisCommand& command,
                                      absl::Duration wait = absl::ZeroDuration());
   absl::StatusOr<std::vector<RedisValue>> Pipeline(const std::vector<RedisCommand>& commands);
+  // Calls that come while others are under way travel together: a server under load spends as much
+  // on waking clients as on short scripts. They are as independent as before, but a connection that
+  // breaks fails all that it carried, and those that wait for it fail unsent.
   absl::StatusOr<RedisValue> Eval(const RedisScript& script, const RedisCommand& arguments);
 
   const RedisOptions& options() const { return connector_.options(); }
 
  private:
   friend class RedisSession;
+  struct Call;
+  // Sends the calls through one connection and fills their replies.
+  void Send(const std::vector<Call*>& calls);
   void Return(std::unique_ptr<RedisConnection> connection, uint64_t epoch, bool drop);
 
   RedisConnector connector_;
+  const Admit admit_;
 
   std::mutex mutex_;
   std::condition_variable returned_;
@@ -95,6 +113,10 @@ class RedisClient {
   absl::Time next_try_ = absl::InfinitePast();
   absl::Status last_error_;
   std::mt19937_64 random_;
+
+  std::mutex calls_mutex_;
+  std::vector<Call*> waiting_;  // not taken by a sender yet
+  int senders_ = 0;             // threads in Send
 };
 
 }  // namespace kandinsky

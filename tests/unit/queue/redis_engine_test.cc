@@ -93,7 +93,8 @@ TEST(RedisEngineTest, NoOrphanKeys) {
                                        "kv:sweep:interpolation",
                                        "kv:wake:keyframes",
                                        "kv:wake:decoding",
-                                       "kv:rate"};
+                                       "kv:rate",
+                                       "kv:schema"};
   enum class How { kDelete, kExpire };
   for (How how : {How::kDelete, How::kExpire}) {
     auto server = MustStart();
@@ -166,7 +167,7 @@ TEST(RedisEngineTest, WithdrawnWhenReplicasAreMissing) {
   EXPECT_TRUE(absl::IsUnavailable(engine->job_store().Create(spec).status()));
   EXPECT_TRUE(engine->job_store().List({}, 10, "")->jobs.empty());
   for (const std::string& key : AllKeys(*master)) {
-    EXPECT_EQ(key, "kv:wake:keyframes") << "left behind";
+    EXPECT_TRUE(key == "kv:wake:keyframes" || key == "kv:schema") << key << " was left behind";
   }
   tcp.settings = {"--replicaof", absl::StrCat("127.0.0.1 ", master->port()),
                   "--repl-diskless-sync-delay", "0"};
@@ -359,6 +360,90 @@ TEST(RedisEngineTest, ServerSettingsAreChecked) {
     EXPECT_EQ(check->version[0], '7');
     EXPECT_EQ(check->warnings.size(), static_cast<size_t>(test.eviction + test.no_aof));
   }
+}
+
+TEST(RedisEngineTest, NewerSchemaIsRefused) {
+  const struct {
+    std::string found;  // "": none
+    std::string want_left;
+    bool want_open;
+  } kCases[] = {{"", "1", true},       {"1", "1", true},    {"1.3", "1.3", true}, {"2", "2", false},
+                {"2.0", "2.0", false}, {"10", "10", false}, {"x", "x", false}};
+  auto server = MustStart();
+  RedisClient client(*RedisOptions::Parse(server->address()));
+  for (const auto& [found, want_left, want_open] : kCases) {
+    ASSERT_TRUE(client.Command({"FLUSHALL"}).ok());
+    if (!found.empty()) ASSERT_TRUE(client.Command({"SET", "kv:schema", found}).ok());
+    RedisEngineOptions options;
+    options.address = server->address();
+    auto engine = OpenRedisEngine(options);
+    EXPECT_EQ(engine.ok(), want_open) << found << ": " << engine.status();
+    if (!engine.ok()) {
+      EXPECT_EQ(engine.status().code(), absl::StatusCode::kFailedPrecondition);
+      EXPECT_THAT(std::string(engine.status().message()),
+                  testing::AllOf(testing::HasSubstr("version '" + found + "'"),
+                                 testing::HasSubstr("up to 1")));
+    }
+    EXPECT_EQ(client.Command({"GET", "kv:schema"})->text, want_left) << found;
+  }
+}
+
+// Also when the engine opened while Redis was away.
+TEST(RedisEngineTest, NewerSchemaIsRefusedByCalls) {
+  auto server = MustStart({.append_only = true});
+  RedisClient client(*RedisOptions::Parse(server->address()));
+  ASSERT_TRUE(client.Command({"SET", "kv:schema", "2"}).ok());
+  server->Stop();
+  RedisEngineOptions options;
+  options.address = server->address();
+  auto engine = MustOpen(options);
+  ASSERT_TRUE(server->StartAgain().ok());
+  absl::Status status;
+  ASSERT_TRUE(Eventually([&] {
+                status = engine->job_store().Create(LowSpec()).status();
+                return absl::IsUnavailable(status) ? status : absl::OkStatus();
+              }).ok());
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_THAT(AllKeys(*server), testing::ElementsAre("kv:schema"));
+}
+
+// A server that lost its functions, or never had them, gets them; old libraries go.
+TEST(RedisEngineTest, FunctionsComeBack) {
+  auto server = MustStart();
+  RedisEngineOptions options;
+  options.address = server->address();
+  auto engine = MustOpen(options);
+  RedisClient client(*RedisOptions::Parse(server->address()));
+  for (int i = 0; i < 70; ++i) {
+    const std::string n = absl::StrCat(absl::Dec(i, absl::kZeroPad12));
+    ASSERT_TRUE(
+        client
+            .Command({"FUNCTION", "LOAD",
+                      absl::StrCat("#!lua name=kandinsky_", n, "_old\nredis.register_function('old",
+                                   n, "', function() return 1 end)")})
+            .ok());
+  }
+  for (const char* how : {"never there", "flushed", "too full to load them"}) {
+    SCOPED_TRACE(how);
+    if (std::string(how) != "never there") {
+      ASSERT_TRUE(client.Command({"FUNCTION", "FLUSH"}).ok());
+    }
+    JobSpec spec = LowSpec();
+    ASSERT_TRUE(engine->job_store().Create(spec).ok());
+    auto lease = engine->task_queue().Claim(Stage::kKeyframes, "k", kSoon);
+    ASSERT_TRUE(lease.ok() && lease->has_value()) << lease.status();
+    auto list = client.Command({"FUNCTION", "LIST", "LIBRARYNAME", "kandinsky_*"});
+    ASSERT_TRUE(list.ok());
+    EXPECT_EQ(list->elements.size(), std::string(how) == "never there" ? 64u : 1u);
+    if (std::string(how) == "too full to load them") {
+      ASSERT_TRUE(client.Command({"FUNCTION", "FLUSH"}).ok());
+      ASSERT_TRUE(client.Command({"CONFIG", "SET", "maxmemory", "1"}).ok());
+    }
+    // The endings work in any case.
+    EXPECT_TRUE(engine->task_queue().Complete(**lease, LatentLocation{}).ok());
+  }
+  EXPECT_EQ(client.Command({"FUNCTION", "LIST"})->elements.size(), 0u);
+  EXPECT_TRUE(absl::IsResourceExhausted(engine->job_store().Create(LowSpec()).status()));
 }
 
 TEST(RedisEngineTest, ExpiredJobsLeaveNoFiles) {
