@@ -34,7 +34,7 @@ PARTS = {
     "local": ("worker/local", "base config latent queue media model runtime stages", "absl torch json"),
     "worker_main": ("worker", "base config metrics latent queue queue_redis transport media model runtime stages",
                     "absl prometheus grpc"),
-    "training": ("training", "base media model", "absl torch sentencepiece json"),
+    "training": ("training", "base metrics media model", "absl prometheus torch sentencepiece json"),
     "tests": ("tests", "*", "*"),
 }
 # The main of a part may include these parts, too: it chooses implementations.

@@ -15,5 +15,3 @@ target_sources(kandinsky_model PRIVATE
 # SentencePiece is built against the system's protobuf.
 find_library(KANDINSKY_PROTOBUF_LITE protobuf-lite REQUIRED)
 target_link_libraries(kandinsky_model PRIVATE ${KANDINSKY_PROTOBUF_LITE})
-
-kandinsky_binary(NAME kandinsky-train SRCS tools/train_main.cc DEPS kandinsky_model PCH torch)

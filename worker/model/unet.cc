@@ -369,8 +369,10 @@ at::Tensor Unet::forward(const UnetInput& input, const TraceSink& trace) {
                                                          pass, "to_temporal_embed"));
   }
   if (config_.interpolation()) {
-    const at::Tensor perturbation = perturbation_to_time_embed_->forward(
-        at::zeros({items}, weight.options().dtype(at::kFloat)), pass, "");
+    const at::Tensor level = input.perturbation.defined()
+                                 ? per_item(input.perturbation, "perturbation")
+                                 : at::zeros({items}, weight.options().dtype(at::kFloat));
+    const at::Tensor perturbation = perturbation_to_time_embed_->forward(level, pass, "");
     pass.Trace("perturbation_to_time_embed", perturbation);
     const at::Tensor skip =
         skip_embeddings_->forward(per_item(input.skip_frames, "skip_frames").to(at::kLong));

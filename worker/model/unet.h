@@ -94,6 +94,9 @@ struct UnetInput {
   at::Tensor
       temporal_positions;  // [N], [T]; keyframe variants only; undefined: TemporalPositions(T)
   at::Tensor skip_frames;  // [N], [1] or scalar, 0..19; interpolation only
+  // How many steps of noise the keyframes of a group have seen: [N], [1] or scalar; interpolation
+  // only; undefined: none, as in generation.
+  at::Tensor perturbation;
 };
 
 class ResNetLevel;

@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""kandinsky-train as a process: every trainer runs, goes on after kill -9 with the same numbers, and shares a batch
+between processes.
+
+  train_test.py --bin BIN_DIR --model PRESET_DIR
+"""
+
+import argparse
+import csv
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+import urllib.request
+
+sys.path.insert(0, os.path.dirname(__file__))
+from stack import free_port, wait_until
+
+ARGS = None
+SIZE = ["--height", "32", "--width", "32"]
+QUICK = ["--threads", "1", "--log_every", "1", "--sample_every", "0", "--warmup_steps", "2", "--noprogress"]
+
+
+def train(command, out, *options, env=None, check=True):
+    """Runs one trainer to its end and returns the finished process."""
+    argv = [f"{ARGS.bin}/kandinsky-train", command, "--preset", ARGS.model, "--out", str(out), *QUICK, *options]
+    done = subprocess.run(argv, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=240)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(argv)}\nended with {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def start(command, out, *options, env=None):
+    argv = [f"{ARGS.bin}/kandinsky-train", command, "--preset", ARGS.model, "--out", str(out), *QUICK, *options]
+    return subprocess.Popen(argv, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def log(out, task):
+    """The lines of log.csv as dictionaries of strings."""
+    path = pathlib.Path(out) / "training" / task / "log.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(path):
+    """Header and bytes of a safetensors file."""
+    data = pathlib.Path(path).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8:8 + length]), data[8 + length:]
+
+
+class TrainTest(unittest.TestCase):
+    def setUp(self):
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="kandinsky-train-"))
+        self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
+
+    def test_killed_run_goes_on_with_the_same_numbers(self):
+        options = [*SIZE, "--crop", "0", "--steps", "10", "--batch_size", "2", "--checkpoint_seconds", "0"]
+        whole, killed = self.directory / "whole", self.directory / "killed"
+        train("movq", whole, *options)
+        process = start("movq", killed, *options)
+        try:
+            wait_until(lambda: len(log(killed, "movq")) >= 4, "four steps are logged", timeout=120)
+            process.send_signal(signal.SIGKILL)
+        finally:
+            process.kill()
+            process.communicate()
+        self.assertFalse((killed / "movq.safetensors").exists(), "it was killed before its end")
+        train("movq", killed, *options)
+        self.assertEqual(log(whole, "movq"), log(killed, "movq"))
+        self.assertEqual([row["step"] for row in log(whole, "movq")], [str(step) for step in range(1, 11)])
+        self.assertEqual(weights(whole / "movq.safetensors"), weights(killed / "movq.safetensors"))
+
+    def test_first_signal_saves_and_ends(self):
+        out = self.directory / "out"
+        options = [*SIZE, "--crop", "0", "--steps", "1000", "--batch_size", "2"]
+        process = start("movq", out, *options)
+        try:
+            wait_until(lambda: log(out, "movq"), "a step is logged", timeout=120)
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        self.assertEqual(process.returncode, 0, output)
+        self.assertIn(b"run the same command to go on", output)
+        header, _ = weights(out / "training" / "movq" / "state.safetensors")
+        self.assertEqual(header["__metadata__"]["step"], log(out, "movq")[-1]["step"])
+
+    def test_two_processes_learn_what_one_does(self):
+        options = [*SIZE, "--crop", "0", "--steps", "5", "--batch_size", "4"]
+        one, two = self.directory / "one", self.directory / "two"
+        train("movq", one, *options)
+        env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        processes = [start("movq", two, *options, env={**env, "RANK": str(rank)}) for rank in range(2)]
+        try:
+            outputs = [process.communicate(timeout=180)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        self.assertEqual([process.returncode for process in processes], [0, 0], outputs)
+        for want, got in zip(log(one, "movq"), log(two, "movq"), strict=True):
+            self.assertEqual(want["step"], got["step"])
+            self.assertAlmostEqual(float(want["loss"]), float(got["loss"]), delta=2e-4 * float(want["loss"]))
+
+    def test_every_trainer_runs_and_goes_on(self):
+        out = self.directory / "model"
+        preset = json.loads((pathlib.Path(ARGS.model) / "model.json").read_text())
+        common = [*SIZE, "--batch_size", "2"]
+        pool = [*common, "--clips", "4"]
+        # The options of each trainer, and the file that it leaves.
+        cases = [
+            ("movq", [*common, "--crop", "16", "--codebook_size", "16", "--adversarial_weight", "0.1",
+                      "--adversarial_start", "0"], preset["weights"]["movq"]["file"]),
+            ("text-to-image", pool, "training/text-to-image.safetensors"),
+            ("keyframes", pool, preset["weights"]["keyframe_unet"]["file"]),
+            ("interpolation", pool, preset["weights"]["interpolation_unet"]["file"]),
+            ("interpolation", [*pool, "--baseline", "mfi"], "training/mfi.safetensors"),
+        ]
+        if "video_movq" in preset:
+            cases.append(("decoder", common, preset["weights"]["video_movq"]["file"]))
+        for command, options, file in cases:
+            with self.subTest(command=command, options=options):
+                first = train(command, out, *options, "--steps", "3", "--stop_at", "2")
+                self.assertIn("2 of 3 steps; run the same command to go on", first.stdout)
+                self.assertFalse((out / file).exists())
+                second = train(command, out, *options, "--steps", "3")
+                self.assertIn("3 of 3 steps, weights written", second.stdout)
+                header, data = weights(out / file)
+                names = [name for name in header if name != "__metadata__"]
+                self.assertTrue(names)
+                self.assertTrue(all(header[name]["dtype"] == "F16" for name in names))
+                task = "mfi" if "mfi" in options else command
+                self.assertEqual([row["step"] for row in log(out, task)], ["1", "2", "3"])
+                self.assertTrue((out / "training" / task / "samples" / "000003.png").exists())
+        # All that a worker needs is there.
+        for source in preset["weights"].values():
+            self.assertTrue((out / source["file"]).exists(), source["file"])
+
+    def test_metrics_while_training(self):
+        out = self.directory / "out"
+        address = f"127.0.0.1:{free_port()}"
+        process = start("movq", out, *SIZE, "--crop", "0", "--steps", "1000", "--batch_size", "1",
+                        "--metrics_listen", address)
+
+        def scrape():
+            try:
+                text = urllib.request.urlopen(f"http://{address}/metrics", timeout=5).read().decode()
+            except OSError:
+                return None
+            return text if 'kandinsky_training_loss{kind="loss",task="movq"}' in text else None
+
+        try:
+            text = wait_until(scrape, "the loss can be scraped", timeout=120)
+        finally:
+            process.kill()
+            process.communicate()
+        for name in ("kandinsky_training_steps_total", "kandinsky_training_samples_total",
+                     "kandinsky_training_step_seconds_bucket", "kandinsky_training_learning_rate"):
+            self.assertIn(name, text)
+
+    def test_wrong_options_are_named(self):
+        # arguments, what the message says
+        cases = [
+            (["movq", "--out", "x", "--steps", "0"], "--steps is 0, must be 1 to 100000000"),
+            (["movq", "--out", "x", "--ema_decay", "1"], "--ema_decay is 1, must be 0 or more and below 1"),
+            (["movq", "--out", "x", "--steps", "many"], '--steps is "many", must be a whole number'),
+            (["movq", "--stepz", "1"], "unknown option --stepz"),
+            (["movq"], "--out is needed"),
+            (["interpolation", "--out", "x", "--baseline", "linear"], '--baseline is "linear", must be mfi or empty'),
+            (["paint"], "unknown command paint"),
+        ]
+        for arguments, want in cases:
+            with self.subTest(arguments=arguments):
+                command, *rest = arguments
+                rest = [str(self.directory / "x") if part == "x" else part for part in rest]
+                argv = [f"{ARGS.bin}/kandinsky-train", command, *rest]
+                if "--out" in rest:
+                    argv += ["--preset", ARGS.model]
+                done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+                self.assertEqual(done.returncode, 2, done.stderr)
+                self.assertIn(want, done.stderr)
+
+    def test_state_of_another_run_is_refused(self):
+        out = self.directory / "out"
+        options = [*SIZE, "--crop", "0", "--batch_size", "1"]
+        train("movq", out, *options, "--steps", "2", "--stop_at", "1")
+        before = weights(out / "training" / "movq" / "state.safetensors")
+        done = train("movq", out, *options, "--steps", "3", check=False)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("belongs to a run with other options", done.stderr)
+        self.assertEqual(before, weights(out / "training" / "movq" / "state.safetensors"))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bin", required=True)
+    parser.add_argument("--model", required=True)
+    ARGS, rest = parser.parse_known_args()
+    unittest.main(argv=[sys.argv[0], *rest], verbosity=2)

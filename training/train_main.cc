@@ -1,0 +1,343 @@
+// kandinsky-train: makes the weights of a model directory.
+#include <ATen/Parallel.h>
+
+#include <atomic>
+#include <csignal>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "training/core/distributed.h"
+#include "training/core/flag_set.h"
+#include "training/core/loop.h"
+#include "training/core/options.h"
+#include "training/core/task.h"
+#include "training/data/clip_source.h"
+#include "training/trainers/export.h"
+#include "training/trainers/movq_task.h"
+#include "training/trainers/unet_tasks.h"
+#include "worker/model/error.h"
+#include "worker/model/model_config.h"
+#include "worker/model/pipeline.h"
+#include "worker/model/weights_init.h"
+
+namespace kandinsky::training {
+namespace {
+
+using model::ModelConfig;
+
+std::atomic<int> signals{0};
+
+void OnSignal(int signal) {
+  // The first one ends the run after the step at hand, a second one at once.
+  if (signals.fetch_add(1) > 0) {
+    std::signal(signal, SIG_DFL);
+    std::raise(signal);
+  }
+}
+
+// What every trainer takes.
+struct Common {
+  std::string preset;
+  std::string device = "auto";
+  int threads = 2;
+  uint64_t data_seed = 1;
+  double fast_fraction = 0.25;
+  double directional_weight = 1;
+  TrainOptions train;
+
+  void AddTo(FlagSet& flags) {
+    flags.Add("preset", &preset, "directory with model.json and tokenizer to copy into --out");
+    flags.Add("out", &train.out, "model directory to fill; runs go on where they ended");
+    flags.Add("steps", &train.steps, "training steps");
+    flags.Add("batch_size", &train.batch_size, "samples a step, of all processes together");
+    flags.Add("seed", &train.seed, "of weights and noise");
+    flags.Add("data_seed", &data_seed, "of the clips");
+    flags.Add("fast_fraction", &fast_fraction, "part of the clips that bounce or circle");
+    flags.Add("directional_weight", &directional_weight,
+              "how often left, right, up, down are drawn for once that others are");
+    flags.Add("learning_rate", &train.learning_rate, "AdamW's, after the warm-up");
+    flags.Add("beta1", &train.beta1, "AdamW's");
+    flags.Add("beta2", &train.beta2, "AdamW's");
+    flags.Add("weight_decay", &train.weight_decay, "AdamW's");
+    flags.Add("warmup_steps", &train.warmup_steps, "linear");
+    flags.Add("gradient_clip", &train.gradient_clip, "largest gradient norm; 0: none");
+    flags.Add("ema_decay", &train.ema_decay, "of the averaged weights, which are exported");
+    flags.Add("stop_at", &train.stop_at, "end after this step as if interrupted; 0: do not");
+    flags.Add("checkpoint_seconds", &train.checkpoint_seconds, "between states on disk");
+    flags.Add("log_every", &train.log_every, "steps between lines of log.csv");
+    flags.Add("sample_every", &train.sample_every, "steps between sample sheets; 0: at the end");
+    flags.Add("loader_threads", &train.loader_threads, "threads that make batches");
+    flags.Add("resume", &train.resume, "go on with a state that is there");
+    flags.Add("metrics_listen", &train.metrics_listen, "host:port of /metrics; empty: none");
+    flags.Add("progress", &train.progress, "show it on standard error");
+    flags.Add("device", &device, "auto, cpu, cuda or cuda:N (auto: by LOCAL_RANK)");
+    flags.Add("threads", &threads, "CPU threads of the arithmetic");
+  }
+};
+
+struct Prepared {
+  ModelConfig config;
+  at::Device device = at::kCPU;
+  std::shared_ptr<const ClipSource> source;
+};
+
+Prepared Prepare(const Common& common) {
+  Prepared prepared;
+  if (common.train.out.empty()) {
+    throw model::ModelError(model::ModelError::Kind::kInvalidArgument, "--out is needed");
+  }
+  std::string device = common.device;
+  prepared.device = model::ParsePlacement(device, "float32").device;
+  if (device == "auto" && prepared.device.is_cuda()) {
+    prepared.device =
+        model::ParsePlacement("cuda:" + std::to_string(LocalRank()), "float32").device;
+  }
+  at::set_num_threads(common.threads);
+  const std::string from = common.preset.empty() ? common.train.out : common.preset;
+  prepared.config = ModelConfig::Load(from);
+  if (!common.preset.empty())
+    PrepareModelDirectory(prepared.config, common.preset, common.train.out);
+  prepared.source = MakeShapesSource(
+      common.data_seed,
+      {.fast_fraction = common.fast_fraction, .directional_weight = common.directional_weight});
+  return prepared;
+}
+
+int Run(Task& task, const Common& common, at::Device device) {
+  std::signal(SIGINT, OnSignal);
+  std::signal(SIGTERM, OnSignal);
+  const std::unique_ptr<ProcessGroup> group = JoinProcessGroup(device);
+  const TrainResult result = Train(task, common.train, *group, [] { return signals.load() > 0; });
+  if (group->rank() == 0) {
+    std::printf("%s: %lld of %lld steps%s\n", task.name().c_str(),
+                static_cast<long long>(result.step), static_cast<long long>(common.train.steps),
+                result.finished ? ", weights written" : "; run the same command to go on");
+  }
+  return 0;
+}
+
+int Init(const std::vector<std::string>& arguments, bool help) {
+  std::string preset, out;
+  uint64_t seed = 0;
+  FlagSet flags;
+  flags.Add("preset", &preset, "directory with model.json and a tokenizer, such as models/tiny");
+  flags.Add("out", &out, "model directory to write; existing files are replaced");
+  flags.Add("seed", &seed, "0 to 2^64-1; equal presets and seeds give equal files");
+  if (help) return std::printf("%s", flags.Usage().c_str()), 0;
+  flags.Parse(arguments);
+  if (preset.empty() || out.empty()) {
+    throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
+                            "--preset and --out are needed");
+  }
+  model::WriteRandomModel(ModelConfig::Load(preset), preset, out, seed);
+  std::printf("%s\n", out.c_str());
+  return 0;
+}
+
+int TrainMovq(const std::vector<std::string>& arguments, bool help) {
+  Common common;
+  MovqTaskOptions options;
+  FlagSet flags;
+  common.AddTo(flags);
+  flags.Add("height", &options.height, "pixels");
+  flags.Add("width", &options.width, "pixels");
+  flags.Add("crop", &options.crop, "side of the crops at the start; 0: whole frames only");
+  flags.Add("crop_part", &options.crop_part, "part of the steps that see crops");
+  flags.Add("squared_weight", &options.squared_weight, "of the squared error beside the absolute");
+  flags.Add("latent_noise", &options.latent_noise, "deviation of noise on latents");
+  flags.Add("range_weight", &options.range_weight, "of relu(|z| - 1)^2");
+  flags.Add("codebook_size", &options.codebook_size, "vectors of the quantiser; 0: none");
+  flags.Add("commitment", &options.commitment, "weight that pulls latents to the codebook");
+  flags.Add("perceptual_extractor", &options.perceptual_extractor,
+            "TorchScript file of features; empty: none");
+  flags.Add("perceptual_weight", &options.perceptual_weight, "of the features' squared error");
+  flags.Add("adversarial_weight", &options.adversarial_weight,
+            "of the patch discriminator; 0: none");
+  flags.Add("adversarial_start", &options.adversarial_start,
+            "part of the steps before it takes part");
+  if (help) return std::printf("%s", flags.Usage().c_str()), 0;
+  flags.Parse(arguments);
+  const Prepared prepared = Prepare(common);
+  const auto task =
+      MakeMovqTask(prepared.config, prepared.source, options, common.train.seed, prepared.device);
+  return Run(*task, common, prepared.device);
+}
+
+int TrainDecoder(const std::vector<std::string>& arguments, bool help) {
+  Common common;
+  common.train.batch_size = 2;
+  common.train.learning_rate = 3e-4;
+  DecoderTaskOptions options;
+  FlagSet flags;
+  common.AddTo(flags);
+  flags.Add("height", &options.height, "pixels");
+  flags.Add("width", &options.width, "pixels");
+  flags.Add("frames", &options.frames, "of a clip");
+  flags.Add("spacing", &options.spacing, "of the frames, in frames of 30 a second");
+  flags.Add("squared_weight", &options.squared_weight, "of the squared error beside the absolute");
+  flags.Add("latent_noise", &options.latent_noise, "deviation of noise on latents");
+  flags.Add("temporal_only", &options.temporal_only, "train only what the image decoder lacks");
+  if (help) return std::printf("%s", flags.Usage().c_str()), 0;
+  flags.Parse(arguments);
+  const Prepared prepared = Prepare(common);
+  const auto task = MakeDecoderTask(prepared.config, common.train.out, prepared.source, options,
+                                    common.train.seed, prepared.device);
+  return Run(*task, common, prepared.device);
+}
+
+void AddUnetFlags(UnetTaskOptions& options, FlagSet& flags) {
+  flags.Add("height", &options.height, "pixels");
+  flags.Add("width", &options.width, "pixels");
+  flags.Add("clips", &options.clips, "clips of the pool, encoded once before training");
+  flags.Add("schedule_steps", &options.schedule_steps, "steps of the noise schedule");
+  flags.Add("unconditional", &options.unconditional, "how often the condition is left out");
+  flags.Add("from", &options.from,
+            "model directory of the weights to start from; empty: that of --out");
+}
+
+int TrainTextToImage(const std::vector<std::string>& arguments, bool help) {
+  Common common;
+  common.train.batch_size = 48;
+  TextToImageOptions options;
+  FlagSet flags;
+  common.AddTo(flags);
+  AddUnetFlags(options, flags);
+  flags.Add("frames", &options.frames, "frames of each clip of the pool");
+  flags.Add("attribute_weight", &options.attribute_weight,
+            "of the heads that read attributes off the pooled text; 0: none");
+  if (help) return std::printf("%s", flags.Usage().c_str()), 0;
+  flags.Parse(arguments);
+  const Prepared prepared = Prepare(common);
+  options.threads = common.threads;
+  const auto task = MakeTextToImageTask(prepared.config, common.train.out, prepared.source, options,
+                                        common.train.seed, prepared.device);
+  return Run(*task, common, prepared.device);
+}
+
+int TrainKeyframes(const std::vector<std::string>& arguments, bool help) {
+  Common common;
+  common.train.batch_size = 6;
+  common.directional_weight = 2;
+  KeyframesOptions options;
+  std::string variant;
+  FlagSet flags;
+  common.AddTo(flags);
+  AddUnetFlags(options, flags);
+  flags.Add(
+      "variant", &variant,
+      "Conv1dAttn1dLayers, Conv1dAttn1dBlocks, Conv1dAttn3dBlocks or Conv3dAttn1dBlocks; empty: "
+      "that of model.json");
+  flags.Add("spacing", &options.spacing, "of keyframes, in frames of 30 a second");
+  flags.Add("joint", &options.joint, "train the spatial parts, too");
+  if (help) return std::printf("%s", flags.Usage().c_str()), 0;
+  flags.Parse(arguments);
+  Prepared prepared = Prepare(common);
+  options.threads = common.threads;
+  if (!variant.empty()) {
+    prepared.config.keyframe_unet.temporal_variant = model::ParseTemporalVariant(variant);
+    prepared.config.variant = variant;
+  }
+  const auto task = MakeKeyframesTask(prepared.config, common.train.out, prepared.source, options,
+                                      common.train.seed, prepared.device);
+  const int status = Run(*task, common, prepared.device);
+  if (!variant.empty()) WriteModelJson(prepared.config, common.train.out);
+  return status;
+}
+
+int TrainInterpolation(const std::vector<std::string>& arguments, bool help) {
+  Common common;
+  common.train.batch_size = 8;
+  InterpolationOptions options;
+  std::string baseline;
+  FlagSet flags;
+  common.AddTo(flags);
+  AddUnetFlags(options, flags);
+  flags.Add("baseline", &baseline, "mfi: masked frame interpolation instead; empty: none");
+  flags.Add("groups", &options.groups, "of a sample: 4 groups + 1 frames");
+  flags.Add("skip_least", &options.skip_least, "least distance of frames, 30 a second");
+  flags.Add("skip_most", &options.skip_most, "largest distance of frames");
+  flags.Add("perturbation_most", &options.perturbation_most,
+            "most steps of noise on the keyframes");
+  if (help) return std::printf("%s", flags.Usage().c_str()), 0;
+  flags.Parse(arguments);
+  if (!baseline.empty() && baseline != "mfi") {
+    throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
+                            "--baseline is \"" + baseline + "\", must be mfi or empty");
+  }
+  options.mfi = baseline == "mfi";
+  const Prepared prepared = Prepare(common);
+  options.threads = common.threads;
+  const auto task = MakeInterpolationTask(prepared.config, common.train.out, prepared.source,
+                                          options, common.train.seed, prepared.device);
+  return Run(*task, common, prepared.device);
+}
+
+struct Command {
+  const char* name;
+  const char* help;
+  int (*run)(const std::vector<std::string>& arguments, bool help);
+};
+
+constexpr Command kCommands[] = {
+    {"init", "write random weights for a preset", Init},
+    {"movq", "train the MoVQ-GAN image autoencoder", TrainMovq},
+    {"text-to-image", "train text encoder and spatial U-Net on single frames", TrainTextToImage},
+    {"keyframes", "train the temporal parts of the keyframe U-Net", TrainKeyframes},
+    {"interpolation", "train the interpolation U-Net, or --baseline mfi", TrainInterpolation},
+    {"decoder", "train the temporal layers of the video decoder", TrainDecoder},
+};
+
+void PrintUsage(std::FILE* to) {
+  std::fputs("usage: kandinsky-train COMMAND [options]\n\ncommands:\n", to);
+  for (const Command& command : kCommands) {
+    std::fprintf(to, "  %-16s %s\n", command.name, command.help);
+  }
+  std::fputs(
+      "\nkandinsky-train COMMAND --help lists the options. A run that ends early (Ctrl-C, "
+      "SIGTERM,\n"
+      "kill -9) goes on when the same command is given again. Several processes share the work "
+      "when\n"
+      "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set.\n"
+      "Exit status: 0 done or interrupted, 1 failed, 2 wrong usage.\n",
+      to);
+}
+
+int Main(const std::vector<std::string>& arguments) {
+  if (arguments.empty()) {
+    PrintUsage(stderr);
+    return 2;
+  }
+  if (arguments[0] == "--help" || arguments[0] == "help") {
+    PrintUsage(stdout);
+    return 0;
+  }
+  for (const Command& command : kCommands) {
+    if (arguments[0] != command.name) continue;
+    const std::vector<std::string> rest(arguments.begin() + 1, arguments.end());
+    bool help = false;
+    for (const std::string& argument : rest) help = help || argument == "--help";
+    try {
+      return command.run(rest, help);
+    } catch (const model::ModelError& error) {
+      std::fprintf(stderr, "kandinsky-train %s: %s\n", command.name, error.what());
+      return error.kind() == model::ModelError::Kind::kInvalidArgument ? 2 : 1;
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "kandinsky-train %s: %s\n", command.name, error.what());
+      return 1;
+    }
+  }
+  std::fprintf(stderr, "kandinsky-train: unknown command %s\n\n", arguments[0].c_str());
+  PrintUsage(stderr);
+  return 2;
+}
+
+}  // namespace
+}  // namespace kandinsky::training
+
+int main(int argc, char** argv) { return kandinsky::training::Main({argv + 1, argv + argc}); }

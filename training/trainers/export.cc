@@ -1,0 +1,76 @@
+#include "training/trainers/export.h"
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "worker/model/checkpoint/load.h"
+#include "worker/model/checkpoint/safetensors.h"
+#include "worker/model/checkpoint/tensor_source.h"
+#include "worker/model/error.h"
+
+namespace kandinsky::training {
+
+namespace fs = std::filesystem;
+using model::ModelError;
+
+void Collect(const torch::nn::Module& module, const std::string& prefix,
+             std::map<std::string, at::Tensor>& tensors) {
+  for (const auto& parameter : module.named_parameters()) {
+    tensors[prefix + parameter.key()] = parameter.value().detach().to(at::kCPU, at::kHalf);
+  }
+}
+
+void ExportTensors(const std::map<std::string, at::Tensor>& tensors, const std::string& path) {
+  model::WriteSafetensors(path, tensors, {{"format", "pt"}});
+}
+
+void ExportModule(const torch::nn::Module& module, const model::WeightSource& to,
+                  const std::string& model_directory) {
+  std::map<std::string, at::Tensor> tensors;
+  Collect(module, to.prefix, tensors);
+  ExportTensors(tensors, model_directory + "/" + to.file);
+}
+
+void LoadModule(torch::nn::Module& module, const std::string& model_directory,
+                const model::WeightSource& from, at::Device device) {
+  const auto source = model::OpenCheckpoint(model_directory + "/" + from.file);
+  model::LoadInto(module, *source, {.prefix = from.prefix, .dtype = at::kFloat, .device = device});
+  for (at::Tensor& parameter : module.parameters()) parameter.set_requires_grad(false);
+}
+
+void PrepareModelDirectory(const model::ModelConfig& config, const std::string& preset,
+                           const std::string& model_directory) {
+  const std::string model_json = model_directory + "/model.json";
+  if (fs::exists(model_json)) {
+    if (model::ModelConfig::Load(model_directory).ToJson() != config.ToJson()) {
+      throw ModelError(ModelError::Kind::kInvalidArgument,
+                       model_json + " is not that of the preset " + preset);
+    }
+    return;
+  }
+  try {
+    fs::create_directories(model_directory);
+    fs::copy_file(preset + "/" + config.tokenizer, model_directory + "/" + config.tokenizer,
+                  fs::copy_options::overwrite_existing);
+  } catch (const fs::filesystem_error& error) {
+    throw ModelError(ModelError::Kind::kDataLoss,
+                     "cannot write " + model_directory + ": " + error.what());
+  }
+  WriteModelJson(config, model_directory);
+}
+
+void WriteModelJson(const model::ModelConfig& config, const std::string& model_directory) {
+  const std::string path = model_directory + "/model.json";
+  std::ofstream stream(path + ".tmp", std::ios::binary);
+  stream << config.ToJson().dump(2) << "\n";
+  stream.close();
+  std::error_code error;
+  if (stream) fs::rename(path + ".tmp", path, error);
+  if (!stream || error) {
+    throw ModelError(ModelError::Kind::kDataLoss,
+                     "cannot write " + path + "; the disk may be full");
+  }
+}
+
+}  // namespace kandinsky::training

@@ -1,0 +1,113 @@
+#include "training/trainers/latent_pool.h"
+
+#include <ATen/Parallel.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "worker/model/checkpoint/safetensors.h"
+#include "worker/model/error.h"
+
+namespace kandinsky::training {
+namespace {
+
+// A number that tells encoders apart: sums of their weights.
+double WeightSum(const model::Movq& encoder) {
+  double sum = 0;
+  for (const auto& parameter : encoder.named_parameters()) {
+    if (parameter.key().starts_with("encoder.") || parameter.key().starts_with("quant_conv.")) {
+      sum += parameter.value().detach().to(at::kDouble).abs().sum().item<double>();
+    }
+  }
+  return sum;
+}
+
+}  // namespace
+
+LatentPool::LatentPool(const model::Movq& encoder, const ClipSource& source,
+                       const ClipRequest& request, std::vector<double> spacings, int64_t clips,
+                       const std::string& cache_file, int threads)
+    : spacings_(std::move(spacings)) {
+  at::NoGradGuard no_grad;
+  if (clips < 1) {
+    throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
+                            "--clips is " + std::to_string(clips) + ", must be 1 or more");
+  }
+  const std::string fingerprint = nlohmann::json{
+      {"source", source.Fingerprint()},
+      {"frames", request.frames},
+      {"spacings", spacings_},
+      {"height", request.height},
+      {"width", request.width},
+      {"motion", request.motion},
+      {"clips", clips},
+      {"encoder", WeightSum(encoder)}}.dump();
+  captions_.resize(static_cast<size_t>(clips));
+  attributes_.resize(static_cast<size_t>(clips));
+  bool cached = false;
+  if (std::filesystem::exists(cache_file)) {
+    const model::SafetensorsFile file(cache_file);
+    const auto found = file.metadata().find("fingerprint");
+    if (found != file.metadata().end() && found->second == fingerprint) {
+      latents_ = file.Read("latents").clone();
+      cached = true;
+    }
+  }
+  if (!cached) {
+    const int64_t cell = encoder.config().downsampling();
+    latents_ = at::empty({clips, request.frames, encoder.config().z_channels, request.height / cell,
+                          request.width / cell},
+                         at::kHalf);
+  }
+  const at::Device device = encoder.parameters().front().device();
+
+  std::atomic<int64_t> next{0};
+  std::mutex mutex;  // guards failure and said
+  std::exception_ptr failure;
+  auto said = std::chrono::steady_clock::now();
+  const auto work = [&] {
+    at::NoGradGuard thread_no_grad;
+    at::set_num_threads(1);
+    for (int64_t i = next++; i < clips; i = next++) {
+      try {
+        ClipRequest spaced = request;
+        spaced.spacing = Spacing(i);
+        const Clip clip = source.Read(static_cast<uint64_t>(i), spaced);
+        captions_[static_cast<size_t>(i)] = clip.caption;
+        attributes_[static_cast<size_t>(i)] = clip.attributes;
+        if (cached) continue;
+        const at::Tensor images =
+            ToNetworkInput(clip.frames).to(device).contiguous(at::MemoryFormat::ChannelsLast);
+        latents_[i].copy_(encoder.Encode(images));
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        failure = std::current_exception();
+        next = clips;
+        return;
+      }
+      const std::lock_guard lock(mutex);
+      const auto now = std::chrono::steady_clock::now();
+      if (now - said > std::chrono::seconds(10)) {
+        said = now;
+        std::fprintf(stderr, "encoding clips: %lld of %lld\n", static_cast<long long>(i),
+                     static_cast<long long>(clips));
+      }
+    }
+  };
+  std::vector<std::thread> workers;
+  for (int i = 0; i < threads; ++i) workers.emplace_back(work);
+  for (std::thread& worker : workers) worker.join();
+  if (failure) std::rethrow_exception(failure);
+  if (!cached && !cache_file.empty()) {
+    std::filesystem::create_directories(std::filesystem::path(cache_file).parent_path());
+    model::WriteSafetensors(cache_file, {{"latents", latents_}}, {{"fingerprint", fingerprint}});
+  }
+}
+
+}  // namespace kandinsky::training

@@ -1,0 +1,65 @@
+// Trainer of the MoVQ-GAN image autoencoder, and of the temporal layers of its video decoder.
+#ifndef KANDINSKY_TRAINING_TRAINERS_MOVQ_TASK_H_
+#define KANDINSKY_TRAINING_TRAINERS_MOVQ_TASK_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "training/core/task.h"
+#include "training/data/clip_source.h"
+#include "worker/model/model_config.h"
+
+namespace kandinsky::training {
+
+// loss = |y - x| + squared_weight (y - x)^2 + range_weight relu(|z| - 1)^2
+//        [+ commitment and codebook] [+ perceptual] [+ adversarial], means over all elements, where
+// z = Encode(x) and y = Decode(z + latent_noise * n), or Decode of the nearest codebook vectors.
+struct MovqTaskOptions {
+  int64_t height = 64, width = 64;
+  // The first steps see crops of this side around the shape, which teach edges sooner; 0: none.
+  int64_t crop = 32;
+  double crop_part = 0.6;  // part of all steps
+
+  double squared_weight = 2;
+  double latent_noise = 0.1;  // makes the decoder forgive what diffusion gets wrong
+  // Keeps latents within about [-1, 1], so that dynamic thresholding does not cut them.
+  double range_weight = 5;
+
+  int64_t codebook_size = 0;  // vectors of the quantiser (vector_quantizer.h); 0: no quantisation
+  double commitment = 0.25;
+  // TorchScript file: images [N, 3, H, W] in [-1, 1] -> features [N, ...] whose mean squared
+  // difference is the perceptual loss, such as LPIPS' or VGG's; empty: none.
+  std::string perceptual_extractor;
+  double perceptual_weight = 1;
+  double adversarial_weight = 0;   // of a patch discriminator with hinge loss; 0: none
+  double adversarial_start = 0.5;  // part of all steps after which it takes part
+};
+
+// State "movq"; exports the file of `weights.movq`.
+std::unique_ptr<Task> MakeMovqTask(const model::ModelConfig& config,
+                                   std::shared_ptr<const ClipSource> source,
+                                   const MovqTaskOptions& options, uint64_t seed,
+                                   at::Device device);
+
+struct DecoderTaskOptions {
+  int64_t height = 64, width = 64;
+  int64_t frames = 8;  // of a clip
+  double spacing = 1;  // frames of 30 a second
+  double squared_weight = 2;
+  double latent_noise = 0.1;
+  bool temporal_only = false;  // the spatial layers of the decoder stay as they are
+};
+
+// Starts from the image autoencoder of `model_directory`, whose encoder stays frozen; added layers
+// start as the identity. State "decoder"; exports the file of `weights.video_movq`. The config must
+// have a video_movq.
+std::unique_ptr<Task> MakeDecoderTask(const model::ModelConfig& config,
+                                      const std::string& model_directory,
+                                      std::shared_ptr<const ClipSource> source,
+                                      const DecoderTaskOptions& options, uint64_t seed,
+                                      at::Device device);
+
+}  // namespace kandinsky::training
+
+#endif  // KANDINSKY_TRAINING_TRAINERS_MOVQ_TASK_H_

@@ -1,0 +1,642 @@
+#include "training/trainers/unet_tasks.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <torch/nn/module.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "training/core/picture.h"
+#include "training/trainers/export.h"
+#include "training/trainers/initialize.h"
+#include "training/trainers/latent_pool.h"
+#include "training/trainers/text_side.h"
+#include "worker/model/checkpoint/load.h"
+#include "worker/model/checkpoint/tensor_source.h"
+#include "worker/model/denoising.h"
+#include "worker/model/diffusion.h"
+#include "worker/model/error.h"
+#include "worker/model/interpolation.h"
+#include "worker/model/mfi.h"
+#include "worker/model/movq.h"
+#include "worker/model/pipeline_parts.h"
+#include "worker/model/unet.h"
+
+namespace kandinsky::training {
+namespace {
+
+using model::ModelConfig;
+using model::Unet;
+using model::UnetConfig;
+
+// Uses of random numbers.
+constexpr uint64_t kNoise = 1, kDraws = 2, kPerturbation = 3;
+constexpr char kTextToImageFile[] = "training/text-to-image.safetensors";
+// Shapes, colours, backgrounds, motions.
+constexpr int64_t kAttributeValues[4] = {kShapes, kColors, kBackgrounds, kMotions};
+constexpr int64_t kClassTokens =
+    2;  // of the context without text: the null embedding and a masked zero
+constexpr uint64_t kUnseen = uint64_t{1} << 40;  // samples from here on are for sheets
+
+const char* const kSheetPrompts[] = {
+    "a red circle moves to the right on a white background",
+    "a blue square moves up on a white background",
+    "a yellow triangle grows on a black background",
+    "a green circle moves down on a gray background",
+    "a purple square moves to the left on a cyan background",
+    "an orange triangle shrinks on a black background",
+    "a black square stays still on a white background",
+    "a purple triangle moves to the right on a gray background",
+};
+
+UnetConfig TextToImageConfig(UnetConfig config) {
+  config.temporal_variant = model::TemporalVariant::kNone;
+  config.num_frames = 0;
+  return config;
+}
+
+// What one trainer of a U-Net has beside the network itself.
+class UnetTask : public Task {
+ public:
+  UnetTask(const ModelConfig& config, std::string directory,
+           std::shared_ptr<const ClipSource> source, const UnetTaskOptions& options,
+           at::Device device)
+      : config_(config),
+        directory_(std::move(directory)),
+        from_(options.from.empty() ? directory_ : options.from),
+        source_(std::move(source)),
+        base_(options),
+        device_(device),
+        schedule_(model::ScheduleType::kCosine, options.schedule_steps),
+        movq_(config.movq, at::TensorOptions(device)) {
+    LoadModule(movq_, from_, config.weights.movq, device);
+    movq_.eval();
+  }
+
+ protected:
+  nlohmann::json BaseFingerprint() const {
+    return {{"source", source_->Fingerprint()},
+            {"height", base_.height},
+            {"width", base_.width},
+            {"clips", base_.clips},
+            {"schedule_steps", base_.schedule_steps},
+            {"unconditional", base_.unconditional}};
+  }
+
+  void FillPool(const ClipRequest& request, std::vector<double> spacings) {
+    pool_ = std::make_unique<LatentPool>(
+        movq_, *source_, request, std::move(spacings), base_.clips,
+        directory_ + "/training/" + name() + "/latents.safetensors", base_.threads);
+  }
+
+  std::vector<int64_t> LatentShape() const {
+    const int64_t cell = config_.movq.downsampling();
+    return {config_.movq.z_channels, base_.height / cell, base_.width / cell};
+  }
+
+  at::Tensor Decode(const at::Tensor& latents) const {  // [N, z, h, w] -> uint8 [N, H, W, 3]
+    return model::ToPixels(movq_.Decode(latents.to(device_))).cpu();
+  }
+
+  int64_t Timestep(Random& random) const {
+    return random.Below(static_cast<int>(schedule_.steps()));
+  }
+
+  // Adds noise; t [N].
+  at::Tensor AddNoise(const at::Tensor& x, const at::Tensor& t, const at::Tensor& noise) const {
+    return model::QSample(schedule_, x, t, noise);
+  }
+
+  at::Tensor NetworkTime(const at::Tensor& t) const { return t * schedule_.time_scale(); }
+
+  // The text-to-image network and what belongs to it, from its file.
+  void LoadTextToImage(Unet* unet, TextSide& text) const {
+    const model::WeightSource file = {kTextToImageFile, ""};
+    if (unet != nullptr) LoadModule(*unet, from_, {file.file, "unet."}, device_);
+    LoadModule(text.encoder().t5(), from_, config_.weights.text_encoder, device_);
+    LoadModule(text.encoder().projection(), from_, {file.file, "projections."}, device_);
+    const auto source = model::OpenCheckpoint(from_ + "/" + file.file);
+    text.null_embedding() = model::LoadNullEmbedding(
+        *source, "null_embedding", config_.text_encoder.context_dim, at::kFloat, device_);
+  }
+
+  const ModelConfig config_;
+  const std::string directory_, from_;
+  const std::shared_ptr<const ClipSource> source_;
+  const UnetTaskOptions base_;
+  const at::Device device_;
+  const model::NoiseSchedule schedule_;
+  model::Movq movq_;
+  std::unique_ptr<LatentPool> pool_;
+};
+
+void CollectNull(const at::Tensor& null, const std::string& name,
+                 std::map<std::string, at::Tensor>& tensors) {
+  tensors[name] = null.detach().to(at::kCPU, at::kHalf);
+}
+
+class TextToImageTask : public UnetTask {
+ public:
+  TextToImageTask(const ModelConfig& config, const std::string& directory,
+                  std::shared_ptr<const ClipSource> source, const TextToImageOptions& options,
+                  uint64_t seed, at::Device device)
+      : UnetTask(config, directory, std::move(source), options, device),
+        options_(options),
+        text_(config, directory, device),
+        unet_(TextToImageConfig(config.keyframe_unet), at::TensorOptions(device)) {
+    InitializeTextEncoder(text_.encoder(), seed);
+    unet_.ResetParameters(seed + 1);
+    at::NoGradGuard no_grad;
+    // The first prediction is zero, which is the best guess of a network that knows nothing.
+    for (auto& parameter : unet_.named_parameters()) {
+      if (parameter.key().starts_with("out_layer.2.")) parameter.value().zero_();
+    }
+    text_.null_embedding().copy_(
+        at::randn(text_.null_embedding().sizes(), at::detail::createCPUGenerator(seed + 2)));
+    text_.null_embedding().set_requires_grad(true);
+    for (const int64_t values : kAttributeValues) {
+      heads_.push_back(
+          at::zeros({values, config.keyframe_unet.time_embed_dim}, at::TensorOptions(device))
+              .set_requires_grad(true));
+    }
+    FillPool({.frames = options.frames, .height = options.height, .width = options.width},
+             {240.0 / static_cast<double>(std::max<int64_t>(options.frames, 2))});
+    unet_.train();
+  }
+
+  std::string name() const override { return "text-to-image"; }
+
+  nlohmann::json Fingerprint() const override {
+    nlohmann::json json = BaseFingerprint();
+    json["unet"] = unet_.config().ToJson();
+    json["text_encoder"] = config_.text_encoder.ToJson();
+    json["frames"] = options_.frames;
+    json["attribute_weight"] = options_.attribute_weight;
+    return json;
+  }
+
+  std::vector<Objective> Objectives() override {
+    std::vector<NamedTensor> parameters = ParametersOf(unet_, "unet.");
+    for (NamedTensor& one : ParametersOf(text_.encoder().t5(), "t5.")) parameters.push_back(one);
+    for (NamedTensor& one : ParametersOf(text_.encoder().projection(), "projections.")) {
+      parameters.push_back(one);
+    }
+    parameters.push_back({"null_embedding", text_.null_embedding()});
+    for (size_t i = 0; i < heads_.size(); ++i) {
+      parameters.push_back({"attributes." + std::to_string(i), heads_[i]});
+    }
+    return {{"model", std::move(parameters), true}};
+  }
+
+  Batch Load(const BatchKey& key) const override {
+    std::vector<at::Tensor> latents;
+    std::vector<std::string> captions;
+    std::vector<int64_t> times, dropped, attributes;
+    for (int64_t i = 0; i < key.count; ++i) {
+      Random random = Random::At(key.seed, kDraws, key.Sample(i));
+      const int64_t clip = random.Below(static_cast<int>(pool_->clips()));
+      latents.push_back(pool_->Latents(clip)[random.Below(static_cast<int>(options_.frames))]);
+      captions.push_back(pool_->Caption(clip));
+      times.push_back(Timestep(random));
+      dropped.push_back(random.Chance(base_.unconditional) ? 1 : 0);
+      for (const int64_t value : pool_->Attributes(clip)) {
+        attributes.push_back(dropped.back() != 0 ? -1 : value);
+      }
+    }
+    const TextSide::Tokens tokens = text_.Tokenize(captions);
+    return {{"latents", at::stack(latents)},
+            {"noise", SampleNoise(key, kNoise, LatentShape())},
+            {"ids", tokens.ids},
+            {"mask", tokens.mask},
+            {"t", at::tensor(times)},
+            {"drop", at::tensor(dropped).to(at::kBool)},
+            {"attributes", at::tensor(attributes).view({-1, 4})}};
+  }
+
+  Losses Loss(size_t, const Batch& batch, const BatchKey&) override {
+    const at::Tensor t = batch.at("t").to(device_), noise = batch.at("noise").to(device_);
+    const model::TextContext text =
+        text_.Encode(batch.at("ids"), batch.at("mask"), batch.at("drop"));
+    at::Tensor pooled;  // [N, E]
+    const at::Tensor prediction =
+        unet_.forward({.x = AddNoise(batch.at("latents").to(device_), t, noise),
+                       .time = NetworkTime(t),
+                       .context = text.context,
+                       .context_mask = text.mask},
+                      [&](const std::string& path, const at::Tensor& output) {
+                        if (path == "feature_pooling") pooled = output;
+                      });
+    const at::Tensor noise_loss = (prediction - noise).square().mean();
+    Losses losses;
+    losses.total = noise_loss;
+    losses.values["noise"] = noise_loss.item<double>();
+    if (options_.attribute_weight > 0) {
+      const at::Tensor attributes = batch.at("attributes").to(device_);
+      constexpr const char* kNames[] = {"shape", "color", "background", "motion"};
+      for (int64_t i = 0; i < 4; ++i) {
+        const at::Tensor wanted = attributes.select(1, i);
+        const at::Tensor known = wanted.ge(0).to(at::kFloat);
+        const at::Tensor each =
+            at::cross_entropy_loss(at::linear(pooled, heads_[static_cast<size_t>(i)]), wanted, {},
+                                   at::Reduction::None, /*ignore_index=*/-1);
+        // Per sample of the joined batch, so that processes may average.
+        const at::Tensor loss = (each * known).mean();
+        losses.total = losses.total + options_.attribute_weight * loss;
+        losses.values[kNames[i]] = loss.item<double>();
+      }
+    }
+    return losses;
+  }
+
+  at::Tensor SampleSheet(uint64_t seed) override {
+    std::vector<at::Tensor> latents;
+    const std::vector<int64_t> shape = LatentShape();
+    for (const char* prompt : kSheetPrompts) {
+      const model::EncodedPrompt encoded =
+          model::EncodePrompt(text_.tokenizer(), text_.encoder(), prompt, nullptr);
+      for (uint64_t i = 0; i < 2; ++i) {
+        model::SamplerConfig sampling = config_.keyframe_sampling;
+        sampling.steps = config_.defaults.steps;
+        latents.push_back(model::SampleKeyframes(
+            unet_, encoded, text_.null_embedding(), 1, shape[1], shape[2], sampling,
+            {.scale = config_.defaults.guidance_scale}, model::SeededNoise(seed * 1000 + i)));
+      }
+    }
+    return Tile(Decode(at::cat(latents)), 8);
+  }
+
+  void Export(const std::string& model_directory) override {
+    std::map<std::string, at::Tensor> tensors;
+    Collect(unet_, "unet.", tensors);
+    Collect(text_.encoder().projection(), "projections.", tensors);
+    CollectNull(text_.null_embedding(), "null_embedding", tensors);
+    ExportModule(text_.encoder().t5(), config_.weights.text_encoder, model_directory);
+    ExportTensors(tensors, model_directory + "/" + kTextToImageFile);
+  }
+
+ private:
+  const TextToImageOptions options_;
+  mutable TextSide text_;
+  Unet unet_;
+  std::vector<at::Tensor> heads_;  // [values, E] each
+};
+
+class KeyframesTask : public UnetTask {
+ public:
+  KeyframesTask(const ModelConfig& config, const std::string& directory,
+                std::shared_ptr<const ClipSource> source, const KeyframesOptions& options,
+                uint64_t seed, at::Device device)
+      : UnetTask(config, directory, std::move(source), options, device),
+        options_(options),
+        text_(config, directory, device),
+        unet_(config.keyframe_unet, at::TensorOptions(device)) {
+    Unet image(TextToImageConfig(config.keyframe_unet), at::TensorOptions(device));
+    LoadTextToImage(&image, text_);
+    unet_.ResetTemporalParameters(seed);
+    unet_.CopySpatialParameters(image);
+    FillPool({.frames = config.keyframes, .height = options.height, .width = options.width},
+             {options.spacing});
+    unet_.train();
+  }
+
+  std::string name() const override { return "keyframes"; }
+
+  nlohmann::json Fingerprint() const override {
+    nlohmann::json json = BaseFingerprint();
+    json["unet"] = unet_.config().ToJson();
+    json["spacing"] = options_.spacing;
+    json["joint"] = options_.joint;
+    return json;
+  }
+
+  std::vector<Objective> Objectives() override {
+    std::vector<NamedTensor> parameters;
+    for (NamedTensor& parameter : ParametersOf(unet_)) {
+      const bool trained = options_.joint || Unet::IsTemporalParameter(parameter.name);
+      parameter.value.set_requires_grad(trained);
+      if (trained) parameters.push_back(parameter);
+    }
+    return {{"unet", std::move(parameters), true}};
+  }
+
+  Batch Load(const BatchKey& key) const override {
+    std::vector<at::Tensor> latents;
+    std::vector<std::string> captions;
+    std::vector<int64_t> times, dropped;
+    for (int64_t i = 0; i < key.count; ++i) {
+      Random random = Random::At(key.seed, kDraws, key.Sample(i));
+      const int64_t clip = random.Below(static_cast<int>(pool_->clips()));
+      latents.push_back(pool_->Latents(clip));
+      captions.push_back(pool_->Caption(clip));
+      times.push_back(Timestep(random));
+      dropped.push_back(random.Chance(base_.unconditional) ? 1 : 0);
+    }
+    const TextSide::Tokens tokens = text_.Tokenize(captions);
+    std::vector<int64_t> shape = LatentShape();
+    shape.insert(shape.begin(), config_.keyframes);
+    return {{"latents", at::cat(latents)},  // [B T, z, h, w]
+            {"noise", SampleNoise(key, kNoise, shape).flatten(0, 1)},
+            {"ids", tokens.ids},
+            {"mask", tokens.mask},
+            {"t", at::tensor(times).repeat_interleave(config_.keyframes)},
+            {"drop", at::tensor(dropped).to(at::kBool)}};
+  }
+
+  Losses Loss(size_t, const Batch& batch, const BatchKey&) override {
+    const at::Tensor t = batch.at("t").to(device_), noise = batch.at("noise").to(device_);
+    model::TextContext text;
+    {
+      at::NoGradGuard no_grad;
+      text = text_.Encode(batch.at("ids"), batch.at("mask"), batch.at("drop"));
+    }
+    const at::Tensor prediction =
+        unet_.forward({.x = AddNoise(batch.at("latents").to(device_), t, noise),
+                       .time = NetworkTime(t),
+                       .context = text.context,
+                       .context_mask = text.mask,
+                       .frames = config_.keyframes});
+    return {(prediction - noise).square().mean(), {}};
+  }
+
+  at::Tensor SampleSheet(uint64_t seed) override {
+    std::vector<at::Tensor> frames;
+    const std::vector<int64_t> shape = LatentShape();
+    for (const char* prompt : kSheetPrompts) {
+      const model::EncodedPrompt encoded =
+          model::EncodePrompt(text_.tokenizer(), text_.encoder(), prompt, nullptr);
+      model::SamplerConfig sampling = config_.keyframe_sampling;
+      sampling.steps = config_.defaults.steps;
+      frames.push_back(Decode(model::SampleKeyframes(
+          unet_, encoded, text_.null_embedding(), config_.keyframes, shape[1], shape[2], sampling,
+          {.scale = config_.defaults.guidance_scale}, model::SeededNoise(seed))));
+    }
+    return Tile(at::cat(frames), config_.keyframes, 1);
+  }
+
+  void Export(const std::string& model_directory) override {
+    // Parts may share a file.
+    std::map<std::string, std::map<std::string, at::Tensor>> files;
+    const model::WeightSources& weights = config_.weights;
+    Collect(unet_, weights.keyframe_unet.prefix, files[weights.keyframe_unet.file]);
+    Collect(text_.encoder().projection(), weights.projection.prefix,
+            files[weights.projection.file]);
+    CollectNull(text_.null_embedding(), weights.keyframe_null.prefix,
+                files[weights.keyframe_null.file]);
+    for (const auto& [file, tensors] : files) ExportTensors(tensors, model_directory + "/" + file);
+  }
+
+ private:
+  const KeyframesOptions options_;
+  mutable TextSide text_;
+  Unet unet_;
+};
+
+class InterpolationTask : public UnetTask {
+ public:
+  InterpolationTask(const ModelConfig& config, const std::string& directory,
+                    std::shared_ptr<const ClipSource> source, const InterpolationOptions& options,
+                    uint64_t seed, at::Device device)
+      : UnetTask(config, directory, std::move(source), options, device),
+        options_(options),
+        text_(config, directory, device),
+        unet_(options.mfi ? model::MfiUnetConfig(config.keyframe_unet) : config.interpolation_unet,
+              at::TensorOptions(device)) {
+    if (options.groups < 1 || options.skip_least < 1 || options.skip_most < options.skip_least ||
+        options.skip_most > 19 || options.perturbation_most < 0 ||
+        options.perturbation_most >= options.schedule_steps) {
+      throw model::ModelError(
+          model::ModelError::Kind::kInvalidArgument,
+          "--groups must be 1 or more, --skip_least and --skip_most 1 to 19 and in order, "
+          "--perturbation_most 0 to schedule_steps - 1");
+    }
+    Unet image(TextToImageConfig(config.keyframe_unet), at::TensorOptions(device));
+    LoadTextToImage(&image, text_);
+    unet_.ResetTemporalParameters(seed);
+    unet_.CopySpatialParameters(image);
+    std::vector<double> spacings;
+    for (int64_t skip = options.skip_least; skip <= options.skip_most; ++skip) {
+      spacings.push_back(static_cast<double>(skip));
+    }
+    FillPool({.frames = 4 * options.groups + 1, .height = options.height, .width = options.width},
+             spacings);
+    unet_.train();
+  }
+
+  std::string name() const override { return options_.mfi ? "mfi" : "interpolation"; }
+
+  nlohmann::json Fingerprint() const override {
+    nlohmann::json json = BaseFingerprint();
+    json["unet"] = unet_.config().ToJson();
+    json["groups"] = options_.groups;
+    json["skip_least"] = options_.skip_least;
+    json["skip_most"] = options_.skip_most;
+    json["perturbation_most"] = options_.perturbation_most;
+    return json;
+  }
+
+  std::vector<Objective> Objectives() override {
+    for (at::Tensor& parameter : unet_.parameters()) parameter.set_requires_grad(true);
+    return {{"unet", ParametersOf(unet_), true}};
+  }
+
+  Batch Load(const BatchKey& key) const override {
+    std::vector<at::Tensor> latents;
+    std::vector<int64_t> times, dropped, skips, perturbations;
+    for (int64_t i = 0; i < key.count; ++i) {
+      Random random = Random::At(key.seed, kDraws, key.Sample(i));
+      const int64_t clip = random.Below(static_cast<int>(pool_->clips()));
+      at::Tensor frames = pool_->Latents(clip);  // [4 G + 1, z, h, w]
+      if (random.Chance(0.5)) frames = frames.flip(0);
+      latents.push_back(frames);
+      times.push_back(Timestep(random));
+      dropped.push_back(random.Chance(base_.unconditional) ? 1 : 0);
+      skips.push_back(std::llround(pool_->Spacing(clip)));
+      perturbations.push_back(random.Below(static_cast<int>(options_.perturbation_most + 1)));
+    }
+    std::vector<int64_t> shape = LatentShape();
+    shape.insert(shape.begin(), options_.groups + 1);
+    const at::Tensor given_noise = SampleNoise(key, kPerturbation, shape);
+    shape[0] = options_.groups * (options_.mfi ? model::kMfiFrames : model::kFramesPerGroup);
+    return {{"latents", at::stack(latents)},  // [B, 4 G + 1, z, h, w]
+            {"noise", SampleNoise(key, kNoise, shape)},
+            {"given_noise", given_noise},  // [B, G + 1, z, h, w]
+            {"t", at::tensor(times)},
+            {"drop", at::tensor(dropped).to(at::kBool)},
+            {"skip", at::tensor(skips)},
+            {"perturbation", at::tensor(perturbations)}};
+  }
+
+  Losses Loss(size_t, const Batch& batch, const BatchKey&) override {
+    const at::Tensor frames = batch.at("latents").to(device_);  // [B, 4 G + 1, z, h, w]
+    const at::Tensor keep =
+        batch.at("drop").logical_not().to(device_, at::kFloat).view({-1, 1, 1, 1, 1});
+    const at::Tensor keyframes = frames.slice(1, 0, frames.size(1), 4);  // [B, G + 1, z, h, w]
+    // Keyframes as a generator would give them: not quite right. Level 0 is the frames themselves.
+    const at::Tensor level = batch.at("perturbation").to(device_);
+    const at::Tensor noisy =
+        AddNoise(keyframes, (level - 1).clamp_min(0), batch.at("given_noise").to(device_));
+    const at::Tensor given = at::where(level.gt(0).view({-1, 1, 1, 1, 1}), noisy, keyframes) * keep;
+    return options_.mfi ? MfiLoss(batch, frames, given, keep)
+                        : GroupLoss(batch, frames, given, level);
+  }
+
+  at::Tensor SampleSheet(uint64_t seed) override {
+    std::vector<at::Tensor> pictures;
+    for (uint64_t i = 0; i < 3; ++i) {
+      const Clip clip = source_->Read(kUnseen + (seed << 8) + i, {.frames = 4 * options_.groups + 1,
+                                                                  .spacing = i == 0 ? 1.0 : 4.0,
+                                                                  .height = base_.height,
+                                                                  .width = base_.width});
+      const at::Tensor truth =
+          movq_.Encode(ToNetworkInput(clip.frames).to(device_)).to(at::kFloat).cpu();
+      const at::Tensor video = truth.slice(0, 0, truth.size(0), 4);
+      pictures.push_back(clip.frames);
+      pictures.push_back(Decode(Sample(video, i == 0 ? 1 : 4, seed)));
+    }
+    return Tile(at::cat(pictures), 4 * options_.groups + 1, 1);
+  }
+
+  void Export(const std::string& model_directory) override {
+    const model::WeightSources& weights = config_.weights;
+    std::map<std::string, std::map<std::string, at::Tensor>> files;
+    if (options_.mfi) {
+      auto& tensors = files["training/mfi.safetensors"];
+      Collect(unet_, "unet.", tensors);
+      CollectNull(text_.null_embedding(), "null_embedding", tensors);
+    } else {
+      Collect(unet_, weights.interpolation_unet.prefix, files[weights.interpolation_unet.file]);
+      CollectNull(text_.null_embedding(), weights.interpolation_null.prefix,
+                  files[weights.interpolation_null.file]);
+    }
+    for (const auto& [file, tensors] : files) ExportTensors(tensors, model_directory + "/" + file);
+  }
+
+ private:
+  // v prediction of the three frames of each group. given [B, G + 1, z, h, w], level [B].
+  Losses GroupLoss(const Batch& batch, const at::Tensor& frames, const at::Tensor& given,
+                   const at::Tensor& level) {
+    const int64_t groups = options_.groups, b = frames.size(0);
+    const at::Tensor noise = batch.at("noise")
+                                 .to(device_)
+                                 .unflatten(1, {groups, model::kFramesPerGroup})
+                                 .flatten(2, 3)
+                                 .flatten(0, 1);  // [B G, 3 z, h, w]
+    const at::Tensor target = frames.narrow(1, 0, 4 * groups)
+                                  .unflatten(1, {groups, 4})
+                                  .narrow(2, 1, model::kFramesPerGroup)
+                                  .flatten(2, 3)
+                                  .flatten(0, 1);                              // [B G, 3 z, h, w]
+    const at::Tensor t = batch.at("t").to(device_).repeat_interleave(groups);  // [B G]
+    const at::Tensor left = given.narrow(1, 0, groups).flatten(0, 1);
+    const at::Tensor right = given.narrow(1, 1, groups).flatten(0, 1);
+    const at::Tensor prediction =
+        unet_.forward({.x = at::cat({left, AddNoise(target, t, noise), right}, 1),
+                       .time = NetworkTime(t),
+                       .context = Null().context.expand({b, -1, -1}),
+                       .context_mask = Null().mask.expand({b, -1}),
+                       .frames = groups,
+                       .skip_frames = batch.at("skip").to(device_).repeat_interleave(groups),
+                       .perturbation = level.repeat_interleave(groups).to(at::kFloat)});
+    const at::Tensor v = model::VTarget(schedule_, target, t, noise);
+    Losses losses;
+    losses.total = (prediction - v).square().mean();
+    // The error of x_0 that follows: v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0.
+    const at::Tensor weight =
+        (1 - schedule_.alphas_cumprod.to(device_).index_select(0, t)).view({-1, 1, 1, 1});
+    losses.values["x0_error"] = ((prediction.detach() - v).square() * weight).mean().item<double>();
+    return losses;
+  }
+
+  // Noise prediction of the three inner frames of sequences of five.
+  Losses MfiLoss(const Batch& batch, const at::Tensor& frames, const at::Tensor& given,
+                 const at::Tensor& keep) {
+    const int64_t groups = options_.groups, b = frames.size(0);
+    std::vector<at::Tensor> sequences, conditions;
+    for (int64_t i = 0; i < b; ++i) {
+      at::Tensor condition = model::MfiCondition(given[i]);  // [G 5, z + 1, h, w]
+      conditions.push_back(condition * keep[i]);
+      for (int64_t group = 0; group < groups; ++group) {
+        sequences.push_back(frames[i].narrow(0, 4 * group, model::kMfiFrames));
+      }
+    }
+    const at::Tensor x = at::cat(sequences);  // [B G 5, z, h, w]
+    const at::Tensor noise = batch.at("noise").to(device_).flatten(0, 1);
+    const at::Tensor t = batch.at("t").to(device_).repeat_interleave(groups * model::kMfiFrames);
+    const at::Tensor prediction =
+        unet_.forward({.x = at::cat({AddNoise(x, t, noise), at::cat(conditions)}, 1),
+                       .time = NetworkTime(t),
+                       .context = Null().context.expand({b * groups, -1, -1}),
+                       .context_mask = Null().mask.expand({b * groups, -1}),
+                       .frames = model::kMfiFrames});
+    const at::Tensor error = (prediction - noise).square().unflatten(0, {-1, model::kMfiFrames});
+    return {error.narrow(1, 1, model::kMfiFrames - 2).mean(), {}};
+  }
+
+  // video [T, z, h, w] -> [4 T - 3, z, h, w]
+  at::Tensor Sample(const at::Tensor& video, int64_t skip, uint64_t seed) {
+    const model::SeededNoise noise(seed);
+    if (!options_.mfi) {
+      model::SamplerConfig sampling = config_.interpolation_sampling;
+      sampling.steps = config_.defaults.steps;
+      return model::MergeGroups(
+          video,
+          model::SampleGroups(unet_, video, text_.null_embedding(),
+                              {.pass = 0, .passes = 1, .skip_frames = skip}, sampling,
+                              {.scale = config_.defaults.interpolation_guidance_scale}, noise));
+    }
+    model::SamplerConfig sampling = config_.keyframe_sampling;
+    sampling.steps = config_.defaults.steps;
+    const model::Sampler sampler(sampling);
+    const model::DenoisingLoop loop(
+        sampler,
+        model::MakeMfiDenoiser(unet_, video, text_.null_embedding(),
+                               {.scale = config_.defaults.interpolation_guidance_scale}),
+        noise, model::NoiseStage::kInterpolation, 0, device_);
+    std::vector<int64_t> shape = LatentShape();
+    shape.insert(shape.begin(), (video.size(0) - 1) * model::kMfiFrames);
+    return model::MergeMfi(video, loop.Run(loop.Start(shape)).cpu());
+  }
+
+  // [1, 2, W] and [1, 2]: no text.
+  model::TextContext Null() const {
+    const model::TextCondition none = model::NullCondition(text_.null_embedding(), kClassTokens);
+    return {none.context, none.mask};
+  }
+
+  const InterpolationOptions options_;
+  mutable TextSide text_;
+  Unet unet_;
+};
+
+}  // namespace
+
+std::unique_ptr<Task> MakeTextToImageTask(const ModelConfig& config,
+                                          const std::string& model_directory,
+                                          std::shared_ptr<const ClipSource> source,
+                                          const TextToImageOptions& options, uint64_t seed,
+                                          at::Device device) {
+  return std::make_unique<TextToImageTask>(config, model_directory, std::move(source), options,
+                                           seed, device);
+}
+
+std::unique_ptr<Task> MakeKeyframesTask(const ModelConfig& config,
+                                        const std::string& model_directory,
+                                        std::shared_ptr<const ClipSource> source,
+                                        const KeyframesOptions& options, uint64_t seed,
+                                        at::Device device) {
+  return std::make_unique<KeyframesTask>(config, model_directory, std::move(source), options, seed,
+                                         device);
+}
+
+std::unique_ptr<Task> MakeInterpolationTask(const ModelConfig& config,
+                                            const std::string& model_directory,
+                                            std::shared_ptr<const ClipSource> source,
+                                            const InterpolationOptions& options, uint64_t seed,
+                                            at::Device device) {
+  return std::make_unique<InterpolationTask>(config, model_directory, std::move(source), options,
+                                             seed, device);
+}
+
+}  // namespace kandinsky::training

@@ -1,0 +1,76 @@
+// Trainers of the three U-Nets: text-to-image, keyframes, interpolation (with masked frame
+// interpolation as a baseline). PAPER sections 3 and 4.
+#ifndef KANDINSKY_TRAINING_TRAINERS_UNET_TASKS_H_
+#define KANDINSKY_TRAINING_TRAINERS_UNET_TASKS_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "training/core/task.h"
+#include "training/data/clip_source.h"
+#include "worker/model/model_config.h"
+
+namespace kandinsky::training {
+
+// What they share.
+struct UnetTaskOptions {
+  int64_t height = 64, width = 64;  // pixels
+  int64_t clips = 4000;             // of the pool of encoded clips (latent_pool.h)
+  int threads = 1;                  // that fill the pool
+  int64_t schedule_steps = 1000;    // T of the noise schedule
+  double unconditional = 0.1;       // how often text (or keyframes) are left out, for guidance
+  // Directory that has what this trainer starts from (see each); empty: the model directory itself.
+  std::string from;
+};
+
+struct TextToImageOptions : UnetTaskOptions {
+  int64_t frames = 4;  // that are taken of each clip of the pool
+  // Heads that read shape, colour, background and motion off the pooled text while training, thrown
+  // away afterwards: they make a text encoder that starts from nothing learn its words soon.
+  double attribute_weight = 0.1;
+};
+
+// Spatial U-Net, text encoder, projection and null embedding together, on single frames; epsilon
+// prediction. Needs `weights.movq`. State "text-to-image"; exports `weights.text_encoder` and
+// training/text-to-image.safetensors (unet.*, projections.*, null_embedding), which the next two
+// start from.
+std::unique_ptr<Task> MakeTextToImageTask(const model::ModelConfig& config,
+                                          const std::string& model_directory,
+                                          std::shared_ptr<const ClipSource> source,
+                                          const TextToImageOptions& options, uint64_t seed,
+                                          at::Device device);
+
+struct KeyframesOptions : UnetTaskOptions {
+  double spacing = 16;  // of keyframes, in frames of 30 a second: 2 a second
+  bool joint = false;   // train the spatial parts, too, which the paper keeps frozen
+};
+
+// The temporal parts of config.keyframe_unet on top of frozen text-to-image weights. State
+// "keyframes"; exports the files of `weights.keyframe_unet`, `projection` and `keyframe_null`.
+std::unique_ptr<Task> MakeKeyframesTask(const model::ModelConfig& config,
+                                        const std::string& model_directory,
+                                        std::shared_ptr<const ClipSource> source,
+                                        const KeyframesOptions& options, uint64_t seed,
+                                        at::Device device);
+
+struct InterpolationOptions : UnetTaskOptions {
+  int64_t groups = 3;      // a sample is 4 groups + 1 frames
+  int64_t skip_least = 1;  // distance of neighbouring frames of a sample, in frames of 30 a second,
+  int64_t skip_most = 12;  // drawn evenly
+  int64_t perturbation_most = 250;  // noise on the keyframes: up to so many steps of the schedule
+  bool mfi = false;  // the baseline instead (worker/model/mfi.h): epsilon, sequences of five
+};
+
+// All of config.interpolation_unet, started from text-to-image weights; v prediction. State
+// "interpolation", exports the files of `weights.interpolation_unet` and `interpolation_null`. The
+// baseline: state "mfi", exports training/mfi.safetensors (unet.*, null_embedding).
+std::unique_ptr<Task> MakeInterpolationTask(const model::ModelConfig& config,
+                                            const std::string& model_directory,
+                                            std::shared_ptr<const ClipSource> source,
+                                            const InterpolationOptions& options, uint64_t seed,
+                                            at::Device device);
+
+}  // namespace kandinsky::training
+
+#endif  // KANDINSKY_TRAINING_TRAINERS_UNET_TASKS_H_
