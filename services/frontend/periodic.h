@@ -2,11 +2,11 @@
 #ifndef KANDINSKY_SERVICES_FRONTEND_PERIODIC_H_
 #define KANDINSKY_SERVICES_FRONTEND_PERIODIC_H_
 
+#include <chrono>
 #include <functional>
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "services/frontend/mutex.h"
 
@@ -42,9 +42,13 @@ class Periodic {
 
  private:
   bool WaitForStop() {
-    const absl::Time end = absl::Now() + period_;
+    // By a clock that nobody sets back.
+    using Clock = std::chrono::steady_clock;
+    const Clock::time_point end = Clock::now() + absl::ToChronoNanoseconds(period_);
     MutexLock lock(&mutex_);
-    while (!stopped_ && absl::Now() < end) changed_.WaitFor(&mutex_, end - absl::Now());
+    while (!stopped_ && Clock::now() < end) {
+      changed_.WaitFor(&mutex_, absl::FromChrono(end - Clock::now()));
+    }
     return stopped_;
   }
 

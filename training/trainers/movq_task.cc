@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -279,8 +280,7 @@ class DecoderTask : public Task {
   std::vector<Objective> Objectives() override {
     std::vector<NamedTensor> parameters;
     for (NamedTensor& parameter : ParametersOf(movq_)) {
-      const bool encoder =
-          parameter.name.starts_with("encoder.") || parameter.name.starts_with("quant_conv.");
+      const bool encoder = IsEncoder(parameter.name);
       const bool temporal = parameter.name.find("temporal") != std::string::npos;
       const bool trained = !encoder && (temporal || !options_.temporal_only);
       parameter.value.set_requires_grad(trained);
@@ -328,10 +328,22 @@ class DecoderTask : public Task {
   }
 
   void Export(const std::string& model_directory) override {
-    ExportModule(movq_, config_.weights.video_movq.value(), model_directory);
+    // The encoder is that of the image autoencoder, whose file has it.
+    const model::WeightSource& to = config_.weights.video_movq.value();
+    std::map<std::string, at::Tensor> tensors;
+    for (const NamedTensor& parameter : ParametersOf(movq_)) {
+      if (!IsEncoder(parameter.name)) {
+        tensors[to.prefix + parameter.name] = parameter.value.detach().to(at::kCPU, at::kHalf);
+      }
+    }
+    ExportTensors(tensors, model_directory + "/" + to.file);
   }
 
  private:
+  static bool IsEncoder(const std::string& name) {
+    return name.starts_with("encoder.") || name.starts_with("quant_conv.");
+  }
+
   ClipRequest Request() const {
     return {.frames = options_.frames,
             .spacing = options_.spacing,
