@@ -1,0 +1,143 @@
+#include "training/eval/reconstruction.h"
+
+#include <torch/script.h>
+
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <span>
+
+#include "training/data/clip_source.h"
+#include "training/eval/frechet.h"
+#include "training/eval/metrics.h"
+#include "worker/model/error.h"
+
+namespace kandinsky::training {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using model::ModelError;
+
+std::span<const uint8_t> Levels(const at::Tensor& frames) {
+  return {frames.data_ptr<uint8_t>(), static_cast<size_t>(frames.numel())};
+}
+
+Json JsonOf(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+}  // namespace
+
+double NumberOf(const Json& value) {
+  return value.is_number() ? value.get<double>() : std::numeric_limits<double>::quiet_NaN();
+}
+
+struct PerceptualNetwork::Impl {
+  torch::jit::Module module;
+  at::Device device;
+
+  std::vector<at::Tensor> Run(const at::Tensor& frames) {
+    const c10::IValue out = module.forward({ToNetworkInput(frames).to(device)});
+    std::vector<at::Tensor> layers;
+    if (out.isTensor()) layers.push_back(out.toTensor());
+    if (out.isTensorList()) layers = out.toTensorVector();
+    if (out.isTuple()) {
+      for (const c10::IValue& layer : out.toTupleRef().elements()) {
+        if (layer.isTensor()) layers.push_back(layer.toTensor());
+      }
+    }
+    if (layers.empty()) {
+      throw ModelError(ModelError::Kind::kInvalidArgument,
+                       "the perceptual network must give a tensor, or a tuple or list of tensors");
+    }
+    return layers;
+  }
+};
+
+PerceptualNetwork::PerceptualNetwork(const std::string& path, at::Device device) {
+  try {
+    impl_.reset(new Impl{torch::jit::load(path, device), device});
+    impl_->module.eval();
+  } catch (const c10::Error& error) {
+    throw ModelError(ModelError::Kind::kDataLoss, path + " is no TorchScript file: " +
+                                                      std::string(error.what_without_backtrace()));
+  }
+}
+
+PerceptualNetwork::~PerceptualNetwork() = default;
+
+double PerceptualNetwork::Distance(const at::Tensor& frames, const at::Tensor& truth) {
+  at::NoGradGuard no_grad;
+  double sum = 0;
+  const std::vector<double> distances = PerceptualDistance(impl_->Run(frames), impl_->Run(truth));
+  for (const double distance : distances) sum += distance;
+  return sum / static_cast<double>(distances.size());
+}
+
+Json CompareFrames(const at::Tensor& frames, const at::Tensor& truth,
+                   PerceptualNetwork* perceptual) {
+  if (frames.sizes() != truth.sizes() || frames.dim() != 4) {
+    throw ModelError(ModelError::Kind::kInvalidArgument,
+                     "frames have shape " + c10::str(frames.sizes()) + ", must have that of " +
+                         c10::str(truth.sizes()));
+  }
+  const at::Tensor a = frames.contiguous(), b = truth.contiguous();
+  const int count = static_cast<int>(a.size(0));
+  Json json;
+  json["squared_error"] = MeanSquaredError(Levels(a), Levels(b));
+  json["ssim"] = JsonOf(ClipSsim(Levels(a), Levels(b), count, static_cast<int>(a.size(1)),
+                                 static_cast<int>(a.size(2))));
+  json["flicker"] = JsonOf(Flicker(Levels(a), Levels(b), count));
+  if (perceptual != nullptr) json["perceptual"] = perceptual->Distance(a, b);
+  return json;
+}
+
+Json ReconstructionRecord(const std::vector<Reconstructor>& reconstructors, const at::Tensor& truth,
+                          PerceptualNetwork* perceptual) {
+  Json record;
+  for (const Reconstructor& reconstructor : reconstructors) {
+    record[reconstructor.name] = CompareFrames(reconstructor.run(truth), truth, perceptual);
+  }
+  return record;
+}
+
+void SummarizeReconstruction(const std::vector<Reconstructor>& reconstructors,
+                             const std::vector<Json>& records, uint64_t seed, Result& result) {
+  Table table{.title = "Reconstruction of unseen clips",
+              .row_title = "decoder",
+              .columns = {{"PSNR", "dB", 2},
+                          {"SSIM", "", 4},
+                          {"LPIPS-style distance", "", 4},
+                          {"flicker", "levels", 2}}};
+  for (const Reconstructor& reconstructor : reconstructors) {
+    const auto column = [&](const char* measure) {
+      std::vector<double> values;
+      for (const Json& record : records) {
+        const Json& measured = record[reconstructor.name];
+        if (measured.contains(measure)) values.push_back(NumberOf(measured[measure]));
+      }
+      return values;
+    };
+    const std::vector<double> errors = column("squared_error");
+    const Interval psnr = Bootstrap(
+        static_cast<int64_t>(errors.size()),
+        [&](std::span<const int64_t> drawn) {
+          double sum = 0;
+          for (const int64_t i : drawn) sum += errors[static_cast<size_t>(i)];
+          return PsnrOfError(sum / static_cast<double>(drawn.size()));
+        },
+        seed);
+    const Interval ssim = Mean(column("ssim")), flicker = Mean(column("flicker"));
+    std::optional<Interval> distance;
+    if (const std::vector<double> distances = column("perceptual"); !distances.empty()) {
+      distance = Mean(distances);
+      result.figures[reconstructor.name + ".perceptual"] = *distance;
+    }
+    result.figures[reconstructor.name + ".psnr"] = psnr;
+    result.figures[reconstructor.name + ".ssim"] = ssim;
+    result.figures[reconstructor.name + ".flicker"] = flicker;
+    table.Add(reconstructor.title, {psnr, ssim, distance, flicker});
+  }
+  result.report.tables.push_back(std::move(table));
+  result.clips = records;
+}
+
+}  // namespace kandinsky::training

@@ -1,0 +1,62 @@
+// How well the autoencoder and its decoders give frames back.
+//
+// Frames are uint8 [T, H, W, 3] on the CPU. Throws ModelError.
+#ifndef KANDINSKY_TRAINING_EVAL_RECONSTRUCTION_H_
+#define KANDINSKY_TRAINING_EVAL_RECONSTRUCTION_H_
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "training/eval/result.h"
+
+namespace kandinsky::training {
+
+// Activations of a network as TorchScript: forward takes [N, 3, H, W] in [-1, 1] and gives one
+// tensor, or a tuple or list of tensors, [N, C, h, w] each, one a layer. Thread rule: one thread at
+// a time.
+class PerceptualNetwork {
+ public:
+  PerceptualNetwork(const std::string& path, at::Device device);
+  ~PerceptualNetwork();
+
+  // The mean over frames of PerceptualDistance (frechet.h).
+  double Distance(const at::Tensor& frames, const at::Tensor& truth);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// {"squared_error" (levels squared), "ssim", "flicker", "perceptual" (with a network)}; null where
+// the frames are too small or too few. `perceptual` may be null.
+nlohmann::ordered_json CompareFrames(const at::Tensor& frames, const at::Tensor& truth,
+                                     PerceptualNetwork* perceptual);
+
+// Encodes and decodes; equal frames give equal results.
+struct Reconstructor {
+  std::string name;   // of figures: "image", "video"
+  std::string title;  // of rows
+  std::function<at::Tensor(const at::Tensor& frames)> run;
+};
+
+// One record of a clip: {name: CompareFrames}.
+nlohmann::ordered_json ReconstructionRecord(const std::vector<Reconstructor>& reconstructors,
+                                            const at::Tensor& truth, PerceptualNetwork* perceptual);
+
+void SummarizeReconstruction(const std::vector<Reconstructor>& reconstructors,
+                             const std::vector<nlohmann::ordered_json>& records, uint64_t seed,
+                             Result& result);
+
+// A number of a record; NaN for null.
+double NumberOf(const nlohmann::ordered_json& value);
+
+}  // namespace kandinsky::training
+
+#endif  // KANDINSKY_TRAINING_EVAL_RECONSTRUCTION_H_
