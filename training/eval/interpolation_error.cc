@@ -223,6 +223,7 @@ void SummarizeInterpolation(const std::vector<InterpolationMethod>& methods,
           result.figures[prefix + figure] = value;
         };
         put(0, "error", Mean(errors));
+        if (method.name == "linear") cells[1] = Interval{1, 1, 1, count};
         if (!linear.empty() && method.name != "linear") {
           put(1, "ratio",
               Bootstrap(
