@@ -26,6 +26,7 @@
 #include "training/eval/prompt_match.h"
 #include "training/eval/reconstruction.h"
 #include "training/eval/result.h"
+#include "training/eval/sha256.h"
 #include "training/trainers/export.h"
 #include "worker/model/checkpoint/load.h"
 #include "worker/model/checkpoint/tensor_source.h"
@@ -126,6 +127,11 @@ void AddGeneratorFlags(GeneratorOptions& options, FlagSet& flags) {
 
 void AddSettings(Result& result, const std::vector<std::pair<std::string, std::string>>& settings) {
   result.report.settings.insert(result.report.settings.end(), settings.begin(), settings.end());
+}
+
+// A file that takes part in a measurement; "none" without one.
+std::string DescribeFile(const std::string& path) {
+  return path.empty() ? "none" : path + " (SHA-256 " + Sha256OfFile(path) + ")";
 }
 
 // At most `frames` frames of a clip [T, H, W, 3], evenly, first and last included.
@@ -265,7 +271,7 @@ int Autoencoder(Common common, const std::vector<std::string>& arguments, bool h
                        {"spacing", Json(spacing).dump()},
                        {"data seed", std::to_string(data_seed)},
                        {"seed", std::to_string(common.seed)},
-                       {"perceptual network", extractor.empty() ? "none" : extractor}});
+                       {"perceptual network", DescribeFile(extractor)}});
   at::NoGradGuard no_grad;
   const std::vector<Json> records = common.Measure(result, [&](int64_t i) {
     const Clip clip =
@@ -277,7 +283,7 @@ int Autoencoder(Common common, const std::vector<std::string>& arguments, bool h
   if (extractor.empty()) {
     result.report.notes.push_back("No LPIPS-style distance: no --extractor was given.");
   }
-  if (!video) result.report.notes.push_back("The model has no video decoder.");
+  if (!video) result.report.notes.push_back("The model has no weights of a video decoder.");
   common.Finish(result);
   return 0;
 }
@@ -334,7 +340,7 @@ int Interpolation(Common common, const std::vector<std::string>& arguments, bool
   AddSettings(result, {{"sampler", DescribeSampler(config.interpolation_sampling)},
                        {"steps", std::to_string(sampling.steps)},
                        {"interpolation guidance scale", Json(sampling.guidance_scale).dump()},
-                       {"masked frame interpolation", mfi.empty() ? "none" : mfi},
+                       {"masked frame interpolation", DescribeFile(mfi)},
                        {"decoded", decode ? "yes" : "no"},
                        {"pace", pace},
                        {"data seed", std::to_string(data_seed)},
@@ -527,9 +533,9 @@ int Features(Common common, const std::vector<std::string>& arguments, bool help
   AddSettings(result, DescribeModel(generator.config(), common.model));
   AddSettings(result, generator.Settings());
   AddSettings(result, {{"kind", kind_name},
-                       {"extractor", extractor},
+                       {"extractor", DescribeFile(extractor)},
                        {"preprocessing", preprocessing.empty() ? "as published" : preprocessing},
-                       {"text extractor", text_extractor.empty() ? "none" : text_extractor},
+                       {"text extractor", DescribeFile(text_extractor)},
                        {"real clips", videos.empty() ? "the domain" : videos},
                        {"seed", std::to_string(common.seed)}});
   at::NoGradGuard no_grad;
