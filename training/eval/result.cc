@@ -161,15 +161,16 @@ std::vector<Json> MeasureClips(const std::string& name, int64_t count, Journal& 
     }
     records.push_back(*journal.Find(i));
     const auto now = std::chrono::steady_clock::now();
-    const bool last = i + 1 == count;
+    const int64_t done = i + 1;
+    const bool last = done == count;
     if (!progress || (!last && now - said < std::chrono::seconds(terminal ? 1 : 30))) continue;
     said = now;
     const double each = measured == 0 ? 0
                                       : std::chrono::duration<double>(now - start).count() /
                                             static_cast<double>(measured);
     std::fprintf(stderr, "%s%s: %lld of %lld clips, %s a clip, %s left%s", terminal ? "\r" : "",
-                 name.c_str(), static_cast<long long>(i + 1), static_cast<long long>(count),
-                 Time(each).c_str(), Time(each * static_cast<double>(count - i - 1)).c_str(),
+                 name.c_str(), static_cast<long long>(done), static_cast<long long>(count),
+                 Time(each).c_str(), Time(each * static_cast<double>(count - done)).c_str(),
                  terminal ? "\x1b[K" : "\n");
   }
   if (progress && terminal) std::fputc('\n', stderr);
