@@ -18,6 +18,7 @@
 #include "training/core/options.h"
 #include "training/core/task.h"
 #include "training/data/clip_source.h"
+#include "training/domain/export.h"
 #include "training/trainers/export.h"
 #include "training/trainers/movq_task.h"
 #include "training/trainers/unet_tasks.h"
@@ -46,6 +47,7 @@ struct Common {
   std::string preset;
   std::string device = "auto";
   int threads = 2;
+  std::string videos;
   uint64_t data_seed = 1;
   double fast_fraction = 0.25;
   double directional_weight = 1;
@@ -57,7 +59,9 @@ struct Common {
     flags.Add("steps", &train.steps, "training steps");
     flags.Add("batch_size", &train.batch_size, "samples a step, of all processes together");
     flags.Add("seed", &train.seed, "of weights and noise");
-    flags.Add("data_seed", &data_seed, "of the clips");
+    flags.Add("videos", &videos,
+              "folder of videos with captions to learn from; empty: the moving shapes");
+    flags.Add("data_seed", &data_seed, "of the clips, or of the order of the videos");
     flags.Add("fast_fraction", &fast_fraction, "part of the clips that bounce or circle");
     flags.Add("directional_weight", &directional_weight,
               "how often left, right, up, down are drawn for once that others are");
@@ -103,9 +107,13 @@ Prepared Prepare(const Common& common) {
   prepared.config = ModelConfig::Load(from);
   if (!common.preset.empty())
     PrepareModelDirectory(prepared.config, common.preset, common.train.out);
-  prepared.source = MakeShapesSource(
-      common.data_seed,
-      {.fast_fraction = common.fast_fraction, .directional_weight = common.directional_weight});
+  if (!common.videos.empty()) {
+    prepared.source = MakeFolderSource(common.videos, common.data_seed);
+  } else {
+    prepared.source = MakeShapesSource(
+        common.data_seed,
+        {.fast_fraction = common.fast_fraction, .directional_weight = common.directional_weight});
+  }
   return prepared;
 }
 
@@ -284,8 +292,13 @@ struct Command {
   int (*run)(const std::vector<std::string>& arguments, bool help);
 };
 
+int MakeDataset(const std::vector<std::string>& arguments, bool help) {
+  return RunDataset(help ? std::vector<std::string>{"--help"} : arguments);
+}
+
 constexpr Command kCommands[] = {
     {"init", "write random weights for a preset", Init},
+    {"dataset", "write moving shapes as MP4 files with captions", MakeDataset},
     {"movq", "train the MoVQ-GAN image autoencoder", TrainMovq},
     {"text-to-image", "train text encoder and spatial U-Net on single frames", TrainTextToImage},
     {"keyframes", "train the temporal parts of the keyframe U-Net", TrainKeyframes},

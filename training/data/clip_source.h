@@ -48,6 +48,9 @@ class ClipSource {
 // The moving shapes of training/domain.
 std::unique_ptr<ClipSource> MakeShapesSource(uint64_t seed, const ClipOptions& options);
 
+// A folder of videos with captions (video_folder.h); it is looked through when it is first read.
+std::unique_ptr<ClipSource> MakeFolderSource(const std::string& folder, uint64_t seed);
+
 // uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in [-1, 1]
 at::Tensor ToNetworkInput(const at::Tensor& pixels);
 
