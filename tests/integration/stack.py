@@ -130,9 +130,9 @@ class Redis(Process):
     def url(self):
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def cli(self, *command):
+    def cli(self, *command, check=True):
         """Runs one command and returns what redis-cli prints."""
-        return subprocess.run(["redis-cli", "-p", str(self.port), *map(str, command)], check=True,
+        return subprocess.run(["redis-cli", "-p", str(self.port), *map(str, command)], check=check,
                               capture_output=True, text=True, timeout=20).stdout.strip()
 
     def keys(self):

@@ -47,6 +47,7 @@ class CommandsTest : public ::testing::Test {
     std::istringstream in(input);
     std::ostringstream out;
     std::ostringstream err;
+    service_.Settle();
     result.code = RunCommand(args, {.in = in,
                                     .out = out,
                                     .err = err,
@@ -60,6 +61,7 @@ class CommandsTest : public ::testing::Test {
                                           return absl::NotFoundError("not in a test");
                                         },
                                     .first_backoff = absl::Milliseconds(1)});
+    service_.Settle();
     result.out = out.str();
     result.err = err.str();
     return result;

@@ -203,6 +203,10 @@ class FakeVideoService : public video::v1::VideoService::Service {
   }
   int ready_after = 0;  // from this GetServerInfo call on every stage has a worker
 
+  // What handlers of finished calls did to the public members is the caller's to see after this,
+  // and what the caller does to them is the next handlers' to see.
+  void Settle() { std::lock_guard lock(mutex_); }
+
  private:
   video::v1::JobEvent* AddEvent(video::v1::JobEvent::Type type, video::v1::JobState state) {
     auto& event = events_.emplace_back();

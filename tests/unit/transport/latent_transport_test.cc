@@ -277,7 +277,7 @@ TEST(LatentTransportTest, LiesAreRefused) {
        absl::StatusCode::kUnavailable, "broken"},
       {"a status that is not in the list",
        [](int, uint64_t, HostileService::Writer*, grpc::ServerContext*) {
-         return grpc::Status(static_cast<grpc::StatusCode>(9999), "odd");
+         return grpc::Status(static_cast<grpc::StatusCode>(20), "odd");
        },
        absl::StatusCode::kUnavailable, ""},
       {"cancelled by the server",
