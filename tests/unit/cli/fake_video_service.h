@@ -44,18 +44,25 @@ class FakeAdminService : public video::v1::AdminService::Service {
   }
   Status RetryDeadJob(Context*, const video::v1::RetryDeadJobRequest* request,
                       video::v1::Job* job) override {
-    log.push_back("retry " + request->job_id());
+    Note("retry " + request->job_id());
     job->set_id(request->job_id());
     job->set_state(video::v1::JOB_STATE_QUEUED);
     return Check(request->job_id());
   }
   Status PurgeDeadJob(Context*, const video::v1::PurgeDeadJobRequest* request,
                       google::protobuf::Empty*) override {
-    log.push_back("purge " + request->job_id());
+    Note("purge " + request->job_id());
     return Check(request->job_id());
   }
 
+  void Settle() { std::lock_guard lock(mutex_); }  // see FakeVideoService
+
  private:
+  void Note(std::string line) {
+    std::lock_guard lock(mutex_);
+    log.push_back(std::move(line));
+  }
+
   static Status Check(const std::string& id) {
     if (id == "dead-0" || id == "dead-1") return Status::OK;
     return {grpc::StatusCode::NOT_FOUND, "no dead letter"};
@@ -65,6 +72,8 @@ class FakeAdminService : public video::v1::AdminService::Service {
     dead.mutable_job()->mutable_error()->set_reason("OUT_OF_MEMORY");
     dead.set_last_worker("worker-9");
   }
+
+  std::mutex mutex_;
 };
 
 class FakeVideoService : public video::v1::VideoService::Service {
@@ -129,7 +138,7 @@ class FakeVideoService : public video::v1::VideoService::Service {
                        grpc::ServerWriter<video::v1::GenerateVideoResponse>* writer) override {
     generate = *request;
     Note(absl::StrCat("generate ", request->parameters().prompt()));
-    if (!refusal.ok()) return refusal;
+    if (Status refused = Refusal(); !refused.ok()) return refused;
     int left = NextBreak();
     std::vector<video::v1::GenerateVideoResponse> all(1);
     *all[0].mutable_job() = job_;
@@ -143,7 +152,7 @@ class FakeVideoService : public video::v1::VideoService::Service {
   Status WatchJob(Context* context, const video::v1::WatchJobRequest* request,
                   grpc::ServerWriter<video::v1::JobEvent>* writer) override {
     Note(absl::StrCat("watch after ", request->after_event_id()));
-    if (!refusal.ok()) return refusal;
+    if (Status refused = Refusal(); !refused.ok()) return refused;
     int after = 0;
     (void)absl::SimpleAtoi(request->after_event_id(), &after);
     return Stream(context, std::vector(events_.begin() + after, events_.end()), NextBreak(),
@@ -153,7 +162,7 @@ class FakeVideoService : public video::v1::VideoService::Service {
   Status DownloadVideo(Context* context, const video::v1::DownloadVideoRequest* request,
                        grpc::ServerWriter<video::v1::VideoChunk>* writer) override {
     Note(absl::StrCat("download from ", request->offset()));
-    if (!refusal.ok()) return refusal;
+    if (Status refused = Refusal(); !refused.ok()) return refused;
     if (request->offset() > video_.size()) return {grpc::StatusCode::OUT_OF_RANGE, "past the end"};
     auto chunks = Chunks(request->offset());
     if (downloads_++ < damage && !chunks.empty()) (*chunks[0].mutable_data())[0] ^= 1;
@@ -164,18 +173,18 @@ class FakeVideoService : public video::v1::VideoService::Service {
                    video::v1::Job* job) override {
     create = *request;
     *job = job_;
-    return refusal;
+    return Refusal();
   }
   Status GetJob(Context*, const video::v1::GetJobRequest* request, video::v1::Job* job) override {
     if (request->job_id() != job_.id()) return {grpc::StatusCode::NOT_FOUND, "no such job"};
     *job = job_;
-    return refusal;
+    return Refusal();
   }
   Status CancelJob(Context*, const video::v1::CancelJobRequest* request,
                    video::v1::Job* job) override {
     Note(absl::StrCat("cancel ", request->job_id()));
     *job = job_;
-    return refusal;
+    return Refusal();
   }
   Status ListJobs(Context*, const video::v1::ListJobsRequest* request,
                   video::v1::ListJobsResponse* response) override {
@@ -187,7 +196,7 @@ class FakeVideoService : public video::v1::VideoService::Service {
     for (int i = first; i < first + size; ++i)
       response->add_jobs()->set_id(absl::StrCat("job-", i));
     if (first + size < total) response->set_next_page_token(absl::StrCat(first + size));
-    return refusal;
+    return Refusal();
   }
   Status GetServerInfo(Context*, const video::v1::GetServerInfoRequest*,
                        video::v1::ServerInfo* info) override {
@@ -205,7 +214,10 @@ class FakeVideoService : public video::v1::VideoService::Service {
 
   // What handlers of finished calls did to the public members is the caller's to see after this,
   // and what the caller does to them is the next handlers' to see.
-  void Settle() { std::lock_guard lock(mutex_); }
+  void Settle() {
+    admin_.Settle();
+    std::lock_guard lock(mutex_);
+  }
 
  private:
   video::v1::JobEvent* AddEvent(video::v1::JobEvent::Type type, video::v1::JobState state) {
@@ -256,6 +268,11 @@ class FakeVideoService : public video::v1::VideoService::Service {
   void Note(std::string line) {
     std::lock_guard lock(mutex_);
     log.push_back(std::move(line));
+  }
+
+  Status Refusal() {
+    std::lock_guard lock(mutex_);
+    return refusal;
   }
 
   FakeAdminService admin_;
