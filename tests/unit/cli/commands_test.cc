@@ -419,6 +419,7 @@ TEST_F(CommandsTest, InterruptedGenerateCancelsIfAsked) {
                                .variable = [](const char*) -> const char* { return nullptr; },
                                .interrupt = interrupt_});
   EXPECT_EQ(code, kExitInterrupted);
+  service_.Settle();
   EXPECT_TRUE(service_.generate.cancel_on_disconnect());
   EXPECT_THAT(service_.log, ElementsAre("generate x", "cancel job-1"));
   EXPECT_THAT(buffer.str(), HasSubstr("cancelled job job-1"));
