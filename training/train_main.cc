@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "training/core/commands.h"
 #include "training/core/distributed.h"
 #include "training/core/flag_set.h"
 #include "training/core/loop.h"
@@ -20,6 +21,7 @@
 #include "training/data/clip_source.h"
 #include "training/domain/export.h"
 #include "training/trainers/export.h"
+#include "training/trainers/extractor_task.h"
 #include "training/trainers/movq_task.h"
 #include "training/trainers/unet_tasks.h"
 #include "worker/model/error.h"
@@ -96,9 +98,8 @@ Prepared Prepare(const Common& common) {
   if (common.train.out.empty()) {
     throw model::ModelError(model::ModelError::Kind::kInvalidArgument, "--out is needed");
   }
-  std::string device = common.device;
-  prepared.device = model::ParsePlacement(device, "float32").device;
-  if (device == "auto" && prepared.device.is_cuda()) {
+  prepared.device = model::ParsePlacement(common.device, "float32").device;
+  if (common.device == "auto" && prepared.device.is_cuda()) {
     prepared.device =
         model::ParsePlacement("cuda:" + std::to_string(LocalRank()), "float32").device;
   }
@@ -158,6 +159,8 @@ int TrainMovq(const std::vector<std::string>& arguments, bool help) {
   flags.Add("crop", &options.crop, "side of the crops at the start; 0: whole frames only");
   flags.Add("crop_part", &options.crop_part, "part of the steps that see crops");
   flags.Add("squared_weight", &options.squared_weight, "of the squared error beside the absolute");
+  flags.Add("gradient_weight", &options.gradient_weight,
+            "of the absolute error of differences of neighbouring pixels");
   flags.Add("latent_noise", &options.latent_noise, "deviation of noise on latents");
   flags.Add("range_weight", &options.range_weight, "of relu(|z| - 1)^2");
   flags.Add("codebook_size", &options.codebook_size, "vectors of the quantiser; 0: none");
@@ -169,6 +172,10 @@ int TrainMovq(const std::vector<std::string>& arguments, bool help) {
             "of the patch discriminator; 0: none");
   flags.Add("adversarial_start", &options.adversarial_start,
             "part of the steps before it takes part");
+  flags.Add("from", &options.from,
+            "model directory of the autoencoder to start from; empty: random weights");
+  flags.Add("freeze_encoder", &options.freeze_encoder,
+            "train the decoder only, so that latents stay what they are");
   if (help) return std::printf("%s", flags.Usage().c_str()), 0;
   flags.Parse(arguments);
   const Prepared prepared = Prepare(common);
@@ -203,6 +210,8 @@ void AddUnetFlags(UnetTaskOptions& options, FlagSet& flags) {
   flags.Add("height", &options.height, "pixels");
   flags.Add("width", &options.width, "pixels");
   flags.Add("clips", &options.clips, "clips of the pool, encoded once before training");
+  flags.Add("encode_ahead", &options.encode_ahead,
+            "encode the pool before the first step; false: each clip when it is first drawn");
   flags.Add("schedule_steps", &options.schedule_steps, "steps of the noise schedule");
   flags.Add("unconditional", &options.unconditional, "how often the condition is left out");
   flags.Add("from", &options.from,
@@ -254,7 +263,7 @@ int TrainKeyframes(const std::vector<std::string>& arguments, bool help) {
   const auto task = MakeKeyframesTask(prepared.config, common.train.out, prepared.source, options,
                                       common.train.seed, prepared.device);
   const int status = Run(*task, common, prepared.device);
-  if (!variant.empty()) WriteModelJson(prepared.config, common.train.out);
+  if (!variant.empty()) model::WriteModelJson(prepared.config, common.train.out);
   return status;
 }
 
@@ -286,17 +295,31 @@ int TrainInterpolation(const std::vector<std::string>& arguments, bool help) {
   return Run(*task, common, prepared.device);
 }
 
-struct Command {
-  const char* name;
-  const char* help;
-  int (*run)(const std::vector<std::string>& arguments, bool help);
-};
+int TrainExtractor(const std::vector<std::string>& arguments, bool help) {
+  Common common;
+  common.train.batch_size = 32;
+  ExtractorOptions options;
+  FlagSet flags;
+  common.AddTo(flags);
+  flags.Add("height", &options.height, "pixels");
+  flags.Add("width", &options.width, "pixels");
+  flags.Add("frames", &options.frames, "of a clip");
+  flags.Add("spacing", &options.spacing, "of the frames, in frames of 30 a second");
+  flags.Add("contrast_weight", &options.contrast_weight,
+            "of the loss that brings frames and captions together");
+  if (help) return std::printf("%s", flags.Usage().c_str()), 0;
+  flags.Parse(arguments);
+  const Prepared prepared = Prepare(common);
+  const auto task = MakeExtractorTask(prepared.config, common.train.out, prepared.source, options,
+                                      common.train.seed, prepared.device);
+  return Run(*task, common, prepared.device);
+}
 
 int MakeDataset(const std::vector<std::string>& arguments, bool help) {
   return RunDataset(help ? std::vector<std::string>{"--help"} : arguments);
 }
 
-constexpr Command kCommands[] = {
+const std::vector<Command> kCommands = {
     {"init", "write random weights for a preset", Init},
     {"dataset", "write moving shapes as MP4 files with captions", MakeDataset},
     {"movq", "train the MoVQ-GAN image autoencoder", TrainMovq},
@@ -304,53 +327,19 @@ constexpr Command kCommands[] = {
     {"keyframes", "train the temporal parts of the keyframe U-Net", TrainKeyframes},
     {"interpolation", "train the interpolation U-Net, or --baseline mfi", TrainInterpolation},
     {"decoder", "train the temporal layers of the video decoder", TrainDecoder},
+    {"extractor", "train small feature extractors for FVD, IS and CLIPSIM in kind", TrainExtractor},
 };
 
-void PrintUsage(std::FILE* to) {
-  std::fputs("usage: kandinsky-train COMMAND [options]\n\ncommands:\n", to);
-  for (const Command& command : kCommands) {
-    std::fprintf(to, "  %-16s %s\n", command.name, command.help);
-  }
-  std::fputs(
-      "\nkandinsky-train COMMAND --help lists the options. A run that ends early (Ctrl-C, "
-      "SIGTERM,\n"
-      "kill -9) goes on when the same command is given again. Several processes share the work "
-      "when\n"
-      "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set.\n"
-      "Exit status: 0 done or interrupted, 1 failed, 2 wrong usage.\n",
-      to);
-}
-
-int Main(const std::vector<std::string>& arguments) {
-  if (arguments.empty()) {
-    PrintUsage(stderr);
-    return 2;
-  }
-  if (arguments[0] == "--help" || arguments[0] == "help") {
-    PrintUsage(stdout);
-    return 0;
-  }
-  for (const Command& command : kCommands) {
-    if (arguments[0] != command.name) continue;
-    const std::vector<std::string> rest(arguments.begin() + 1, arguments.end());
-    bool help = false;
-    for (const std::string& argument : rest) help = help || argument == "--help";
-    try {
-      return command.run(rest, help);
-    } catch (const model::ModelError& error) {
-      std::fprintf(stderr, "kandinsky-train %s: %s\n", command.name, error.what());
-      return error.kind() == model::ModelError::Kind::kInvalidArgument ? 2 : 1;
-    } catch (const std::exception& error) {
-      std::fprintf(stderr, "kandinsky-train %s: %s\n", command.name, error.what());
-      return 1;
-    }
-  }
-  std::fprintf(stderr, "kandinsky-train: unknown command %s\n\n", arguments[0].c_str());
-  PrintUsage(stderr);
-  return 2;
-}
+constexpr char kNotes[] =
+    "A run that ends early (Ctrl-C, SIGTERM,\n"
+    "kill -9) goes on when the same command is given again. Several processes share the work when\n"
+    "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set.\n"
+    "Exit status: 0 done or interrupted, 1 failed, 2 wrong usage.\n";
 
 }  // namespace
 }  // namespace kandinsky::training
 
-int main(int argc, char** argv) { return kandinsky::training::Main({argv + 1, argv + argc}); }
+int main(int argc, char** argv) {
+  using namespace kandinsky::training;
+  return RunCommand("kandinsky-train", kCommands, kNotes, {argv + 1, argv + argc});
+}

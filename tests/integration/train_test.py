@@ -143,6 +143,33 @@ class TrainTest(unittest.TestCase):
         for source in preset["weights"].values():
             self.assertTrue((out / source["file"]).exists(), source["file"])
 
+    def test_extractors_and_the_losses_that_use_them(self):
+        out, tuned = self.directory / "out", self.directory / "tuned"
+        options = ["--batch_size", "4", "--frames", "4", "--steps", "3"]
+        train("extractor", out, *SIZE, *options, "--stop_at", "1")
+        train("extractor", out, *SIZE, *options)
+        self.assertEqual([row["step"] for row in log(out, "extractor")], ["1", "2", "3"])
+        for name in ("video", "image", "text", "perceptual"):
+            self.assertTrue((out / "extractors" / f"{name}.pt").exists(), name)
+        train("movq", out, *SIZE, "--crop", "0", "--batch_size", "2", "--steps", "2")
+        # A second run that starts where the first one ended: its first error is that of trained weights.
+        losses = ["--perceptual_extractor", str(out / "extractors" / "perceptual.pt"), "--gradient_weight", "0.5"]
+        train("movq", tuned, *SIZE, "--crop", "0", "--batch_size", "2", "--steps", "2", "--from", str(out), *losses)
+        first, second = log(out, "movq")[0], log(tuned, "movq")[0]
+        self.assertIn("perceptual", second)
+        self.assertNotIn("perceptual", first)
+        self.assertGreater(float(second["psnr"]), float(first["psnr"]))
+
+    def test_pool_encoded_on_demand_gives_the_same_losses(self):
+        ahead, lazy = self.directory / "ahead", self.directory / "lazy"
+        options = [*SIZE, "--batch_size", "2", "--steps", "2", "--clips", "4"]
+        for out, flag in ((ahead, "--encode_ahead"), (lazy, "--noencode_ahead")):
+            train("movq", out, *SIZE, "--crop", "0", "--batch_size", "2", "--steps", "1")
+            train("text-to-image", out, *options, flag)
+        self.assertEqual(log(ahead, "text-to-image"), log(lazy, "text-to-image"))
+        self.assertTrue((ahead / "training" / "text-to-image" / "latents.safetensors").exists())
+        self.assertFalse((lazy / "training" / "text-to-image" / "latents.safetensors").exists())
+
     def test_metrics_while_training(self):
         out = self.directory / "out"
         address = f"127.0.0.1:{free_port()}"

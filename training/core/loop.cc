@@ -19,6 +19,7 @@
 #include "training/core/picture.h"
 #include "worker/model/checkpoint/safetensors.h"
 #include "worker/model/error.h"
+#include "worker/model/write_file.h"
 
 namespace kandinsky::training {
 namespace {
@@ -29,6 +30,9 @@ using model::ModelError;
 using torch::optim::AdamW;
 using torch::optim::AdamWOptions;
 using torch::optim::AdamWParamState;
+
+// Of every run are in the log, so that a short run can be compared with a long one.
+constexpr int64_t kFirstSteps = 5;
 
 double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
@@ -206,8 +210,7 @@ class CsvLog {
       kept += line + "\n";
     }
     old.close();
-    std::ofstream(path_ + ".tmp", std::ios::binary) << kept;
-    fs::rename(path_ + ".tmp", path_);
+    model::WriteFile(path_, kept);
     stream_.open(path_, std::ios::app);
     empty_ = kept.empty();
   }
@@ -389,7 +392,7 @@ TrainResult Train(Task& task, const TrainOptions& options, ProcessGroup& group,
       if (stop) break;
       continue;
     }
-    if (step % options.log_every == 0 || step == 1 || step == end) log->Add(report);
+    if (step % options.log_every == 0 || step <= kFirstSteps || step == end) log->Add(report);
     progress.Show(report);
     if (step == options.steps || (options.sample_every > 0 && step % options.sample_every == 0)) {
       sheet(step);
@@ -406,13 +409,6 @@ TrainResult Train(Task& task, const TrainOptions& options, ProcessGroup& group,
     task.Export(options.out);
   }
   return {step, finished};
-}
-
-int64_t LoadAveraged(Task& task, const TrainOptions& options) {
-  std::vector<std::unique_ptr<Trained>> trained = MakeTrained(task, options);
-  const int64_t step = LoadState(StatePath(task, options), Fingerprint(task, options), trained);
-  for (auto& one : trained) one->Swap();
-  return step;
 }
 
 }  // namespace kandinsky::training

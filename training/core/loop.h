@@ -3,11 +3,10 @@
 //
 // Files in <out>/training/<task>/:
 //   state.safetensors  parameters, their moving averages, AdamW's moments; step and fingerprint in
-//   its
-//                      metadata. Replaced atomically, so a killed run has the last complete one.
-//   log.csv            one line a step that --log_every chooses: step, losses, learning rate,
-//   gradient norm.
-//                      A resumed run cuts off what is newer than its state.
+//                      its metadata. Replaced atomically, so a killed run has the last complete one
+//   log.csv            the first five steps and those that --log_every chooses, a line each: step,
+//                      losses, learning rate, gradient norm. A resumed run cuts off what is newer
+//                      than its state
 //   samples/NNNNNN.png sample sheets
 #ifndef KANDINSKY_TRAINING_CORE_LOOP_H_
 #define KANDINSKY_TRAINING_CORE_LOOP_H_
@@ -32,10 +31,6 @@ struct TrainResult {
 // kDataLoss for files, and when a loss is not finite (the last state on disk is then from before).
 TrainResult Train(Task& task, const TrainOptions& options, ProcessGroup& group,
                   const std::function<bool()>& interrupted = nullptr);
-
-// Gives the task the averaged parameters of the state in <out>/training/<task>/, for exporting or
-// judging a run that goes on. Returns the state's step.
-int64_t LoadAveraged(Task& task, const TrainOptions& options);
 
 }  // namespace kandinsky::training
 

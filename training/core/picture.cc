@@ -1,10 +1,8 @@
 #include "training/core/picture.h"
 
-#include <filesystem>
-#include <fstream>
-
 #include "worker/media/video_encoder.h"
 #include "worker/model/error.h"
+#include "worker/model/write_file.h"
 
 namespace kandinsky::training {
 
@@ -28,16 +26,11 @@ void WritePng(const std::string& path, const at::Tensor& picture) {
   const at::Tensor pixels = picture.contiguous();
   const auto png = media::EncodePng(pixels.data_ptr<uint8_t>(), static_cast<int>(pixels.size(1)),
                                     static_cast<int>(pixels.size(0)));
-  const auto fail = [&](const std::string& why) {
+  if (!png.ok()) {
     throw model::ModelError(model::ModelError::Kind::kDataLoss,
-                            "cannot write " + path + ": " + why);
-  };
-  if (!png.ok()) fail(std::string(png.status().message()));
-  std::ofstream stream(path + ".tmp", std::ios::binary);
-  stream << *png;
-  stream.close();
-  if (!stream) fail("the disk may be full");
-  std::filesystem::rename(path + ".tmp", path);
+                            "cannot write " + path + ": " + std::string(png.status().message()));
+  }
+  model::WriteFile(path, *png);
 }
 
 }  // namespace kandinsky::training

@@ -14,6 +14,9 @@
 
 namespace kandinsky::training {
 
+// Samples from this number on are never trained on: sample sheets and evaluation use them.
+inline constexpr uint64_t kUnseen = uint64_t{1} << 40;
+
 // What a trainer wants to see of a clip.
 struct ClipRequest {
   int64_t frames = 1;

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "training/core/commands.h"
 #include "training/core/flag_set.h"
 #include "training/core/picture.h"
 #include "training/data/clip_source.h"
@@ -43,8 +44,6 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 using model::ModelError;
 
-// Numbers of clips from here on are never trained on.
-constexpr uint64_t kUnseen = uint64_t{1} << 40;
 constexpr int64_t kSheetClips = 12, kStripFrames = 16;
 
 [[noreturn]] void Invalid(const std::string& message) {
@@ -433,6 +432,7 @@ Preprocessing PreprocessingOf(const std::string& name, FeatureKind kind) {
   if (name == "video" || name == "image") {
     Preprocessing plain;
     plain.video = name == "video";
+    plain.switches = {{"return_features", kind == FeatureKind::kFvd}};
     return plain;
   }
   Invalid("--preprocessing is \"" + name +
@@ -612,65 +612,33 @@ int Compare(Common common, const std::vector<std::string>& arguments, bool help)
   return 0;
 }
 
-struct Command {
-  const char* name;
-  const char* help;
-  int (*run)(Common common, const std::vector<std::string>& arguments, bool help);
-};
-
-constexpr Command kCommands[] = {
-    {"prompts", "does a clip show what its prompt says?", Prompts},
-    {"autoencoder", "PSNR, SSIM, LPIPS-style distance and flicker of both decoders", Autoencoder},
-    {"interpolation", "error of interpolated frames, against linear blending and MFI",
-     Interpolation},
-    {"features", "FVD, IS or CLIPSIM over TorchScript extractors", Features},
-    {"table", "results of several models side by side", Compare},
-};
-
-void PrintUsage(std::FILE* to) {
-  std::fputs("usage: kandinsky-eval COMMAND [options]\n\ncommands:\n", to);
-  for (const Command& command : kCommands) {
-    std::fprintf(to, "  %-14s %s\n", command.name, command.help);
-  }
-  std::fputs(
-      "\nkandinsky-eval COMMAND --help lists the options. With --json FILE, a run that ends early\n"
-      "goes on when the same command is given again.\n"
-      "Exit status: 0 done, 1 failed, 2 wrong usage.\n",
-      to);
-}
+constexpr char kNotes[] =
+    "With --json FILE, a run that ends early\n"
+    "goes on when the same command is given again.\n"
+    "Exit status: 0 done, 1 failed, 2 wrong usage.\n";
 
 int Main(const std::vector<std::string>& arguments) {
-  if (arguments.empty()) {
-    PrintUsage(stderr);
-    return 2;
+  Common common;
+  common.command = "kandinsky-eval";
+  for (const std::string& argument : arguments) {
+    const bool quote = argument.find(' ') != std::string::npos;
+    common.command += quote ? " '" + argument + "'" : " " + argument;
   }
-  if (arguments[0] == "--help" || arguments[0] == "help") {
-    PrintUsage(stdout);
-    return 0;
-  }
-  for (const Command& command : kCommands) {
-    if (arguments[0] != command.name) continue;
-    const std::vector<std::string> rest(arguments.begin() + 1, arguments.end());
-    const bool help = std::find(rest.begin(), rest.end(), "--help") != rest.end();
-    Common common;
-    common.command = "kandinsky-eval";
-    for (const std::string& argument : arguments) {
-      const bool quote = argument.find(' ') != std::string::npos;
-      common.command += quote ? " '" + argument + "'" : " " + argument;
-    }
-    try {
-      return command.run(common, rest, help);
-    } catch (const ModelError& error) {
-      std::fprintf(stderr, "kandinsky-eval %s: %s\n", command.name, error.what());
-      return error.kind() == ModelError::Kind::kInvalidArgument ? 2 : 1;
-    } catch (const std::exception& error) {
-      std::fprintf(stderr, "kandinsky-eval %s: %s\n", command.name, error.what());
-      return 1;
-    }
-  }
-  std::fprintf(stderr, "kandinsky-eval: unknown command %s\n\n", arguments[0].c_str());
-  PrintUsage(stderr);
-  return 2;
+  const auto with_common = [&](auto run) {
+    return [&common, run](const std::vector<std::string>& rest, bool help) {
+      return run(common, rest, help);
+    };
+  };
+  const std::vector<Command> commands = {
+      {"prompts", "does a clip show what its prompt says?", with_common(Prompts)},
+      {"autoencoder", "PSNR, SSIM, LPIPS-style distance and flicker of both decoders",
+       with_common(Autoencoder)},
+      {"interpolation", "error of interpolated frames, against linear blending and MFI",
+       with_common(Interpolation)},
+      {"features", "FVD, IS or CLIPSIM over TorchScript extractors", with_common(Features)},
+      {"table", "results of several models side by side", with_common(Compare)},
+  };
+  return RunCommand("kandinsky-eval", commands, kNotes, arguments);
 }
 
 }  // namespace

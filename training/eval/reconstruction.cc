@@ -30,44 +30,12 @@ double NumberOf(const Json& value) {
   return value.is_number() ? value.get<double>() : std::numeric_limits<double>::quiet_NaN();
 }
 
-struct PerceptualNetwork::Impl {
-  torch::jit::Module module;
-  at::Device device;
-
-  std::vector<at::Tensor> Run(const at::Tensor& frames) {
-    const c10::IValue out = module.forward({ToNetworkInput(frames).to(device)});
-    std::vector<at::Tensor> layers;
-    if (out.isTensor()) layers.push_back(out.toTensor());
-    if (out.isTensorList()) layers = out.toTensorVector();
-    if (out.isTuple()) {
-      for (const c10::IValue& layer : out.toTupleRef().elements()) {
-        if (layer.isTensor()) layers.push_back(layer.toTensor());
-      }
-    }
-    if (layers.empty()) {
-      throw ModelError(ModelError::Kind::kInvalidArgument,
-                       "the perceptual network must give a tensor, or a tuple or list of tensors");
-    }
-    return layers;
-  }
-};
-
-PerceptualNetwork::PerceptualNetwork(const std::string& path, at::Device device) {
-  try {
-    impl_.reset(new Impl{torch::jit::load(path, device), device});
-    impl_->module.eval();
-  } catch (const c10::Error& error) {
-    throw ModelError(ModelError::Kind::kDataLoss, path + " is no TorchScript file: " +
-                                                      std::string(error.what_without_backtrace()));
-  }
-}
-
-PerceptualNetwork::~PerceptualNetwork() = default;
-
-double PerceptualNetwork::Distance(const at::Tensor& frames, const at::Tensor& truth) {
+double MeanPerceptualDistance(const at::Tensor& frames, const at::Tensor& truth,
+                              PerceptualNetwork& network) {
   at::NoGradGuard no_grad;
   double sum = 0;
-  const std::vector<double> distances = PerceptualDistance(impl_->Run(frames), impl_->Run(truth));
+  const std::vector<double> distances = PerceptualDistance(
+      network.Activations(ToNetworkInput(frames)), network.Activations(ToNetworkInput(truth)));
   for (const double distance : distances) sum += distance;
   return sum / static_cast<double>(distances.size());
 }
@@ -86,7 +54,7 @@ Json CompareFrames(const at::Tensor& frames, const at::Tensor& truth,
   json["ssim"] = JsonOf(ClipSsim(Levels(a), Levels(b), count, static_cast<int>(a.size(1)),
                                  static_cast<int>(a.size(2))));
   json["flicker"] = JsonOf(Flicker(Levels(a), Levels(b), count));
-  if (perceptual != nullptr) json["perceptual"] = perceptual->Distance(a, b);
+  if (perceptual != nullptr) json["perceptual"] = MeanPerceptualDistance(a, b, *perceptual);
   return json;
 }
 

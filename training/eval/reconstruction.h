@@ -15,25 +15,13 @@
 #include <vector>
 
 #include "training/eval/result.h"
+#include "training/trainers/perceptual.h"
 
 namespace kandinsky::training {
 
-// Activations of a network as TorchScript: forward takes [N, 3, H, W] in [-1, 1] and gives one
-// tensor, or a tuple or list of tensors, [N, C, h, w] each, one a layer. Thread rule: one thread at
-// a time.
-class PerceptualNetwork {
- public:
-  PerceptualNetwork(const std::string& path, at::Device device);
-  ~PerceptualNetwork();
-
-  // The mean over frames of PerceptualDistance (frechet.h).
-  double Distance(const at::Tensor& frames, const at::Tensor& truth);
-
- private:
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
-};
-
+// The mean over frames [N, H, W, 3] of PerceptualDistance (frechet.h).
+double MeanPerceptualDistance(const at::Tensor& frames, const at::Tensor& truth,
+                              PerceptualNetwork& network);
 // {"squared_error" (levels squared), "ssim", "flicker", "perceptual" (with a network)}; null where
 // the frames are too small or too few. `perceptual` may be null.
 nlohmann::ordered_json CompareFrames(const at::Tensor& frames, const at::Tensor& truth,

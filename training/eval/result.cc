@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "worker/model/error.h"
+#include "worker/model/write_file.h"
 
 namespace kandinsky::training {
 namespace {
@@ -98,11 +99,7 @@ void WriteText(const std::string& path, const std::string& text) {
   std::error_code error;
   const fs::path folder = fs::path(path).parent_path();
   if (!folder.empty()) fs::create_directories(folder, error);
-  std::ofstream stream(path + ".tmp", std::ios::binary);
-  stream << text;
-  stream.close();
-  if (stream) fs::rename(path + ".tmp", path, error);
-  if (!stream || error) throw ModelError(ModelError::Kind::kDataLoss, "cannot write " + path);
+  model::WriteFile(path, text);
 }
 
 Journal::Journal(std::string path, const Json& header) : path_(std::move(path)) {

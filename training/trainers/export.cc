@@ -1,13 +1,13 @@
 #include "training/trainers/export.h"
 
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "worker/model/checkpoint/load.h"
 #include "worker/model/checkpoint/safetensors.h"
 #include "worker/model/checkpoint/tensor_source.h"
 #include "worker/model/error.h"
+#include "worker/model/weights_init.h"
 
 namespace kandinsky::training {
 
@@ -57,20 +57,7 @@ void PrepareModelDirectory(const model::ModelConfig& config, const std::string& 
     throw ModelError(ModelError::Kind::kDataLoss,
                      "cannot write " + model_directory + ": " + error.what());
   }
-  WriteModelJson(config, model_directory);
-}
-
-void WriteModelJson(const model::ModelConfig& config, const std::string& model_directory) {
-  const std::string path = model_directory + "/model.json";
-  std::ofstream stream(path + ".tmp", std::ios::binary);
-  stream << config.ToJson().dump(2) << "\n";
-  stream.close();
-  std::error_code error;
-  if (stream) fs::rename(path + ".tmp", path, error);
-  if (!stream || error) {
-    throw ModelError(ModelError::Kind::kDataLoss,
-                     "cannot write " + path + "; the disk may be full");
-  }
+  model::WriteModelJson(config, model_directory);
 }
 
 }  // namespace kandinsky::training

@@ -31,9 +31,6 @@ void LoadModule(torch::nn::Module& module, const std::string& model_directory,
 void PrepareModelDirectory(const model::ModelConfig& config, const std::string& preset,
                            const std::string& model_directory);
 
-// Replaces model.json atomically.
-void WriteModelJson(const model::ModelConfig& config, const std::string& model_directory);
-
 }  // namespace kandinsky::training
 
 #endif  // KANDINSKY_TRAINING_TRAINERS_EXPORT_H_

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <mutex>
@@ -32,12 +33,22 @@ double WeightSum(const model::Movq& encoder) {
 
 LatentPool::LatentPool(const model::Movq& encoder, const ClipSource& source,
                        const ClipRequest& request, std::vector<double> spacings, int64_t clips,
-                       const std::string& cache_file, int threads)
-    : spacings_(std::move(spacings)) {
+                       bool ahead, const std::string& cache_file, int threads)
+    : encoder_(encoder), source_(source), request_(request), spacings_(std::move(spacings)) {
   at::NoGradGuard no_grad;
   if (clips < 1) {
     throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
                             "--clips is " + std::to_string(clips) + ", must be 1 or more");
+  }
+  const int64_t cell = encoder.config().downsampling();
+  latents_ = at::empty({clips, request.frames, encoder.config().z_channels, request.height / cell,
+                        request.width / cell},
+                       at::kHalf);
+  captions_.resize(static_cast<size_t>(clips));
+  attributes_.resize(static_cast<size_t>(clips));
+  if (!ahead) {
+    encoded_ = std::make_unique<std::once_flag[]>(static_cast<size_t>(clips));
+    return;
   }
   const std::string fingerprint = nlohmann::json{
       {"source", source.Fingerprint()},
@@ -47,48 +58,61 @@ LatentPool::LatentPool(const model::Movq& encoder, const ClipSource& source,
       {"width", request.width},
       {"motion", request.motion},
       {"clips", clips},
+      {"version", 2},
       {"encoder", WeightSum(encoder)}}.dump();
-  captions_.resize(static_cast<size_t>(clips));
-  attributes_.resize(static_cast<size_t>(clips));
-  bool cached = false;
   if (std::filesystem::exists(cache_file)) {
     const model::SafetensorsFile file(cache_file);
     const auto found = file.metadata().find("fingerprint");
     if (found != file.metadata().end() && found->second == fingerprint) {
       latents_ = file.Read("latents").clone();
-      cached = true;
+      const nlohmann::json texts = nlohmann::json::parse(file.metadata().at("captions"));
+      captions_ = texts.get<std::vector<std::string>>();
+      const at::Tensor attributes = file.Read("attributes");  // int64 [clips, 4]
+      std::memcpy(attributes_.data(), attributes.data_ptr<int64_t>(), attributes.nbytes());
+      return;
     }
   }
-  if (!cached) {
-    const int64_t cell = encoder.config().downsampling();
-    latents_ = at::empty({clips, request.frames, encoder.config().z_channels, request.height / cell,
-                          request.width / cell},
-                         at::kHalf);
-  }
-  const at::Device device = encoder.parameters().front().device();
+  EncodeAll(threads);
+  std::filesystem::create_directories(std::filesystem::path(cache_file).parent_path());
+  const at::Tensor attributes = at::empty({clips, 4}, at::kLong);
+  std::memcpy(attributes.data_ptr<int64_t>(), attributes_.data(), attributes.nbytes());
+  model::WriteSafetensors(
+      cache_file, {{"latents", latents_}, {"attributes", attributes}},
+      {{"fingerprint", fingerprint}, {"captions", nlohmann::json(captions_).dump()}});
+}
 
+void LatentPool::Need(int64_t clip) const {
+  if (!encoded_) return;
+  std::call_once(encoded_[static_cast<size_t>(clip)], [&] { Encode(clip); });
+}
+
+void LatentPool::Encode(int64_t clip) const {
+  at::NoGradGuard no_grad;
+  ClipRequest spaced = request_;
+  spaced.spacing = Spacing(clip);
+  const Clip read = source_.Read(static_cast<uint64_t>(clip), spaced);
+  captions_[static_cast<size_t>(clip)] = read.caption;
+  attributes_[static_cast<size_t>(clip)] = read.attributes;
+  const at::Tensor images = ToNetworkInput(read.frames)
+                                .to(encoder_.parameters().front().device())
+                                .contiguous(at::MemoryFormat::ChannelsLast);
+  latents_[clip].copy_(encoder_.Encode(images));
+}
+
+void LatentPool::EncodeAll(int threads) const {
   std::atomic<int64_t> next{0};
   std::mutex mutex;  // guards failure and said
   std::exception_ptr failure;
   auto said = std::chrono::steady_clock::now();
   const auto work = [&] {
-    at::NoGradGuard thread_no_grad;
     at::set_num_threads(1);
-    for (int64_t i = next++; i < clips; i = next++) {
+    for (int64_t i = next++; i < clips(); i = next++) {
       try {
-        ClipRequest spaced = request;
-        spaced.spacing = Spacing(i);
-        const Clip clip = source.Read(static_cast<uint64_t>(i), spaced);
-        captions_[static_cast<size_t>(i)] = clip.caption;
-        attributes_[static_cast<size_t>(i)] = clip.attributes;
-        if (cached) continue;
-        const at::Tensor images =
-            ToNetworkInput(clip.frames).to(device).contiguous(at::MemoryFormat::ChannelsLast);
-        latents_[i].copy_(encoder.Encode(images));
+        Encode(i);
       } catch (...) {
         const std::lock_guard lock(mutex);
         failure = std::current_exception();
-        next = clips;
+        next = clips();
         return;
       }
       const std::lock_guard lock(mutex);
@@ -96,7 +120,7 @@ LatentPool::LatentPool(const model::Movq& encoder, const ClipSource& source,
       if (now - said > std::chrono::seconds(10)) {
         said = now;
         std::fprintf(stderr, "encoding clips: %lld of %lld\n", static_cast<long long>(i),
-                     static_cast<long long>(clips));
+                     static_cast<long long>(clips()));
       }
     }
   };
@@ -104,10 +128,6 @@ LatentPool::LatentPool(const model::Movq& encoder, const ClipSource& source,
   for (int i = 0; i < threads; ++i) workers.emplace_back(work);
   for (std::thread& worker : workers) worker.join();
   if (failure) std::rethrow_exception(failure);
-  if (!cached && !cache_file.empty()) {
-    std::filesystem::create_directories(std::filesystem::path(cache_file).parent_path());
-    model::WriteSafetensors(cache_file, {{"latents", latents_}}, {{"fingerprint", fingerprint}});
-  }
 }
 
 }  // namespace kandinsky::training

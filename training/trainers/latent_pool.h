@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -16,33 +17,52 @@
 
 namespace kandinsky::training {
 
-// Immutable; read by any number of threads.
+// Read by any number of threads.
 class LatentPool {
  public:
-  // Encodes clips 0 … clips - 1 of the source, clip after clip, with `threads` clips at a time, or
-  // reads them from `cache_file` if it was written for the same source, request and encoder; writes
-  // it otherwise. Clip i has the spacing number i modulo their count instead of the request's.
-  // float16 in memory and on disk.
+  // Clips 0 … clips - 1 of the source; clip i has the spacing number i modulo their count instead
+  // of the request's. float16 in memory and on disk.
+  //   ahead:      encodes them all now, clip after clip, with `threads` clips at a time, or reads
+  //               them from `cache_file` if it was written for the same source, request and
+  //               encoder; writes it otherwise
+  //   not ahead:  encodes each when it is first asked for; no file
+  // Encoder and source must live as long as the pool.
   LatentPool(const model::Movq& encoder, const ClipSource& source, const ClipRequest& request,
-             std::vector<double> spacings, int64_t clips, const std::string& cache_file,
+             std::vector<double> spacings, int64_t clips, bool ahead, const std::string& cache_file,
              int threads);
 
   int64_t clips() const { return latents_.size(0); }
-  at::Tensor Latents(int64_t clip) const { return latents_[clip].to(at::kFloat); }  // [T, z, h, w]
-  const std::string& Caption(int64_t clip) const { return captions_[static_cast<size_t>(clip)]; }
+  at::Tensor Latents(int64_t clip) const {  // [T, z, h, w]
+    Need(clip);
+    return latents_[clip].to(at::kFloat);
+  }
+  const std::string& Caption(int64_t clip) const {
+    Need(clip);
+    return captions_[static_cast<size_t>(clip)];
+  }
   double Spacing(int64_t clip) const {
     return spacings_[static_cast<size_t>(clip) % spacings_.size()];
   }
   // As in Clip.
   const std::array<int64_t, 4>& Attributes(int64_t clip) const {
+    Need(clip);
     return attributes_[static_cast<size_t>(clip)];
   }
 
  private:
+  void Need(int64_t clip) const;
+  void Encode(int64_t clip) const;
+  void EncodeAll(int threads) const;
+
+  const model::Movq& encoder_;
+  const ClipSource& source_;
+  const ClipRequest request_;
   const std::vector<double> spacings_;
-  at::Tensor latents_;  // float16 [clips, T, z, h, w]
-  std::vector<std::string> captions_;
-  std::vector<std::array<int64_t, 4>> attributes_;
+  std::unique_ptr<std::once_flag[]> encoded_;  // one a clip; null when all are there
+  // What Encode writes, once a clip.
+  mutable at::Tensor latents_;  // float16 [clips, T, z, h, w]
+  mutable std::vector<std::string> captions_;
+  mutable std::vector<std::array<int64_t, 4>> attributes_;
 };
 
 }  // namespace kandinsky::training

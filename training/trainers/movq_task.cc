@@ -1,7 +1,6 @@
 #include "training/trainers/movq_task.h"
 
 #include <torch/nn/module.h>
-#include <torch/script.h>
 
 #include <algorithm>
 #include <cmath>
@@ -12,6 +11,7 @@
 #include "training/core/picture.h"
 #include "training/trainers/export.h"
 #include "training/trainers/initialize.h"
+#include "training/trainers/perceptual.h"
 #include "worker/model/checkpoint/load.h"
 #include "worker/model/checkpoint/tensor_source.h"
 #include "worker/model/error.h"
@@ -28,6 +28,10 @@ constexpr int64_t kSheetImages = 12;
 
 at::Tensor Psnr(const at::Tensor& squared_error) {  // of images in [-1, 1]
   return 10 * at::log10(4 / squared_error.clamp_min(1e-10));
+}
+
+bool IsEncoder(const std::string& parameter) {
+  return parameter.starts_with("encoder.") || parameter.starts_with("quant_conv.");
 }
 
 // Judges overlapping patches of an image: three strided convolutions and one for the verdict.
@@ -72,6 +76,13 @@ class MovqTask : public Task {
         device_(device),
         movq_(config.movq, at::TensorOptions(device)) {
     InitializeMovq(movq_, seed);
+    if (options_.freeze_encoder && (options_.from.empty() || options_.codebook_size > 0)) {
+      throw ModelError(ModelError::Kind::kInvalidArgument,
+                       "--freeze_encoder needs --from, and excludes --codebook_size");
+    }
+    if (!options_.from.empty()) {
+      LoadModule(movq_, options_.from, config.weights.movq, device);
+    }
     movq_.train();
     if (options_.codebook_size > 0) {
       quantizer_ = std::make_shared<model::VectorQuantizer>(
@@ -82,9 +93,7 @@ class MovqTask : public Task {
       discriminator_ = std::make_shared<PatchDiscriminator>(seed + 2, at::TensorOptions(device));
     }
     if (!options_.perceptual_extractor.empty()) {
-      perceptual_ = std::make_unique<torch::jit::Module>(
-          torch::jit::load(options_.perceptual_extractor, device));
-      perceptual_->eval();
+      perceptual_ = std::make_unique<PerceptualNetwork>(options_.perceptual_extractor, device);
     }
   }
 
@@ -98,17 +107,25 @@ class MovqTask : public Task {
             {"crop", options_.crop},
             {"crop_part", options_.crop_part},
             {"squared_weight", options_.squared_weight},
+            {"gradient_weight", options_.gradient_weight},
             {"latent_noise", options_.latent_noise},
             {"range_weight", options_.range_weight},
             {"codebook_size", options_.codebook_size},
             {"commitment", options_.commitment},
             {"perceptual_weight", perceptual_ ? options_.perceptual_weight : 0},
             {"adversarial_weight", options_.adversarial_weight},
-            {"adversarial_start", options_.adversarial_start}};
+            {"adversarial_start", options_.adversarial_start},
+            {"from", !options_.from.empty()},
+            {"freeze_encoder", options_.freeze_encoder}};
   }
 
   std::vector<Objective> Objectives() override {
-    std::vector<NamedTensor> parameters = ParametersOf(movq_, "movq.");
+    std::vector<NamedTensor> parameters;
+    for (NamedTensor& parameter : ParametersOf(movq_)) {
+      const bool trained = !options_.freeze_encoder || !IsEncoder(parameter.name);
+      parameter.value.set_requires_grad(trained);
+      if (trained) parameters.push_back({"movq." + parameter.name, parameter.value});
+    }
     if (quantizer_) {
       for (NamedTensor& one : ParametersOf(*quantizer_, "quantizer.")) parameters.push_back(one);
     }
@@ -155,10 +172,13 @@ class MovqTask : public Task {
     const at::Tensor range = at::relu(z.abs() - 1).square().mean();
     losses.total = (y - images).abs().mean() + options_.squared_weight * squared +
                    options_.range_weight * range + extra;
+    if (options_.gradient_weight > 0) {
+      const at::Tensor error = y - images;
+      losses.total = losses.total + options_.gradient_weight * (error.diff(1, 2).abs().mean() +
+                                                                error.diff(1, 3).abs().mean());
+    }
     if (perceptual_) {
-      const at::Tensor difference =
-          perceptual_->forward({y}).toTensor() - perceptual_->forward({images}).toTensor().detach();
-      const at::Tensor perceptual = difference.square().mean();
+      const at::Tensor perceptual = PerceptualLoss(y, images);
       losses.total = losses.total + options_.perceptual_weight * perceptual;
       losses.values["perceptual"] = perceptual.item<double>();
     }
@@ -178,7 +198,7 @@ class MovqTask : public Task {
     std::vector<at::Tensor> images;
     for (int64_t i = 0; i < kSheetImages; ++i) {
       images.push_back(source_
-                           ->Read((uint64_t{1} << 40) + static_cast<uint64_t>(i) + (seed << 8),
+                           ->Read(kUnseen + static_cast<uint64_t>(i) + (seed << 8),
                                   {.frames = 1, .height = options_.height, .width = options_.width})
                            .frames[0]);
     }
@@ -221,6 +241,20 @@ class MovqTask : public Task {
     return crop;
   }
 
+  at::Tensor PerceptualLoss(const at::Tensor& y, const at::Tensor& images) {
+    std::vector<at::Tensor> wanted;
+    {
+      at::NoGradGuard no_grad;
+      wanted = perceptual_->Activations(images);
+    }
+    const std::vector<at::Tensor> given = perceptual_->Activations(y);
+    at::Tensor loss = at::zeros({}, y.options());
+    for (size_t i = 0; i < given.size(); ++i) {
+      loss = loss + (given[i] - wanted[i]).square().mean();
+    }
+    return loss;
+  }
+
   Losses DiscriminatorLoss(const at::Tensor& images, const BatchKey& key) {
     const at::Tensor real = at::relu(1 - discriminator_->forward(images)).mean();
     const at::Tensor fake = at::relu(1 + discriminator_->forward(reconstruction_)).mean();
@@ -237,7 +271,7 @@ class MovqTask : public Task {
   model::Movq movq_;
   std::shared_ptr<model::VectorQuantizer> quantizer_;
   std::shared_ptr<PatchDiscriminator> discriminator_;
-  std::unique_ptr<torch::jit::Module> perceptual_;
+  std::unique_ptr<PerceptualNetwork> perceptual_;
   at::Tensor reconstruction_;  // [N, 3, H, W] of the step, for the discriminator
 };
 
@@ -320,7 +354,7 @@ class DecoderTask : public Task {
 
   at::Tensor SampleSheet(uint64_t seed) override {
     const at::Tensor pixels =
-        source_->Read((uint64_t{1} << 40) + (seed << 8), Request()).frames;  // [T, H, W, 3]
+        source_->Read(kUnseen + (seed << 8), Request()).frames;  // [T, H, W, 3]
     const at::Tensor z = encoder_.Encode(ToNetworkInput(pixels).to(device_));
     return Tile(at::cat({pixels, model::ToPixels(encoder_.Decode(z)).cpu(),
                          model::ToPixels(movq_.Decode(z, {}, options_.frames)).cpu()}),
@@ -340,10 +374,6 @@ class DecoderTask : public Task {
   }
 
  private:
-  static bool IsEncoder(const std::string& name) {
-    return name.starts_with("encoder.") || name.starts_with("quant_conv.");
-  }
-
   ClipRequest Request() const {
     return {.frames = options_.frames,
             .spacing = options_.spacing,

@@ -1,4 +1,4 @@
-// Trainer of the MoVQ-GAN image autoencoder, and of the temporal layers of its video decoder.
+// Trainers of the MoVQ-GAN image autoencoder, and of the temporal layers of its video decoder.
 #ifndef KANDINSKY_TRAINING_TRAINERS_MOVQ_TASK_H_
 #define KANDINSKY_TRAINING_TRAINERS_MOVQ_TASK_H_
 
@@ -13,7 +13,9 @@
 namespace kandinsky::training {
 
 // loss = |y - x| + squared_weight (y - x)^2 + range_weight relu(|z| - 1)^2
-//        [+ commitment and codebook] [+ perceptual] [+ adversarial], means over all elements, where
+//        [+ gradient_weight (|dy - dx| over rows + over columns)] [+ commitment and codebook]
+//        [+ perceptual] [+ adversarial], means over all elements, where d are differences of
+//        neighbours (Mathieu et al. 2016, exponent 1) and
 // z = Encode(x) and y = Decode(z + latent_noise * n), or Decode of the nearest codebook vectors.
 struct MovqTaskOptions {
   int64_t height = 64, width = 64;
@@ -22,18 +24,24 @@ struct MovqTaskOptions {
   double crop_part = 0.6;  // part of all steps
 
   double squared_weight = 2;
-  double latent_noise = 0.1;  // makes the decoder forgive what diffusion gets wrong
+  double gradient_weight = 0;  // sharpens edges
+  double latent_noise = 0.1;   // makes the decoder forgive what diffusion gets wrong
   // Keeps latents within about [-1, 1], so that dynamic thresholding does not cut them.
   double range_weight = 5;
 
   int64_t codebook_size = 0;  // vectors of the quantiser (vector_quantizer.h); 0: no quantisation
   double commitment = 0.25;
-  // TorchScript file: images [N, 3, H, W] in [-1, 1] -> features [N, ...] whose mean squared
-  // difference is the perceptual loss, such as LPIPS' or VGG's; empty: none.
+  // TorchScript file (perceptual.h), such as VGG's or extractors/perceptual.pt: the perceptual loss
+  // is the mean squared difference of its activations, summed over layers; empty: none.
   std::string perceptual_extractor;
   double perceptual_weight = 1;
   double adversarial_weight = 0;   // of a patch discriminator with hinge loss; 0: none
   double adversarial_start = 0.5;  // part of all steps after which it takes part
+  // Model directory whose `weights.movq` training starts from; empty: random weights.
+  std::string from;
+  // Train the decoder only, so that latents and what was trained on them stay as they are. Needs
+  // `from`; not together with a codebook.
+  bool freeze_encoder = false;
 };
 
 // State "movq"; exports the file of `weights.movq`.

@@ -38,7 +38,6 @@ constexpr char kTextToImageFile[] = "training/text-to-image.safetensors";
 constexpr int64_t kAttributeValues[4] = {kShapes, kColors, kBackgrounds, kMotions};
 constexpr int64_t kClassTokens =
     2;  // of the context without text: the null embedding and a masked zero
-constexpr uint64_t kUnseen = uint64_t{1} << 40;  // samples from here on are for sheets
 
 const char* const kSheetPrompts[] = {
     "a red circle moves to the right on a white background",
@@ -87,7 +86,7 @@ class UnetTask : public Task {
 
   void FillPool(const ClipRequest& request, std::vector<double> spacings) {
     pool_ = std::make_unique<LatentPool>(
-        movq_, *source_, request, std::move(spacings), base_.clips,
+        movq_, *source_, request, std::move(spacings), base_.clips, base_.encode_ahead,
         directory_ + "/training/" + name() + "/latents.safetensors", base_.threads);
   }
 

@@ -17,6 +17,7 @@ namespace kandinsky::training {
 struct UnetTaskOptions {
   int64_t height = 64, width = 64;  // pixels
   int64_t clips = 4000;             // of the pool of encoded clips (latent_pool.h)
+  bool encode_ahead = true;         // false: each clip of the pool when it is first drawn
   int threads = 1;                  // that fill the pool
   int64_t schedule_steps = 1000;    // T of the noise schedule
   double unconditional = 0.1;       // how often text (or keyframes) are left out, for guidance

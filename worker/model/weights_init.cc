@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -14,6 +13,7 @@
 #include "worker/model/checkpoint/safetensors.h"
 #include "worker/model/error.h"
 #include "worker/model/noise.h"
+#include "worker/model/write_file.h"
 
 namespace kandinsky::model {
 namespace {
@@ -116,13 +116,11 @@ void WriteRandomModel(const ModelConfig& config, const std::string& preset_direc
     }
     writer.Finish();
   }
-  const std::string temporary = model_json + ".tmp";
-  std::ofstream stream(temporary, std::ios::binary);
-  stream << config.ToJson().dump(2) << "\n";
-  stream.close();
-  if (!stream) CannotWrite(temporary, "the disk may be full");
-  fs::rename(temporary, model_json, error);
-  if (error) CannotWrite(model_json, error.message());
+  WriteModelJson(config, out_directory);
+}
+
+void WriteModelJson(const ModelConfig& config, const std::string& model_directory) {
+  WriteFile(model_directory + "/model.json", config.ToJson().dump(2) + "\n");
 }
 
 }  // namespace kandinsky::model

@@ -28,6 +28,9 @@ void InitializeWeights(torch::nn::Module& module, uint64_t seed, const std::stri
 void WriteRandomModel(const ModelConfig& config, const std::string& preset_directory,
                       const std::string& out_directory, uint64_t seed);
 
+// Replaces the model.json of a model directory as a whole. Throws ModelError.
+void WriteModelJson(const ModelConfig& config, const std::string& model_directory);
+
 }  // namespace kandinsky::model
 
 #endif  // KANDINSKY_WORKER_MODEL_WEIGHTS_INIT_H_

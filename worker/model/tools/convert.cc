@@ -4,7 +4,6 @@
 #include <torch/nn/module.h>
 
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -19,6 +18,7 @@
 #include "worker/model/json_reader.h"
 #include "worker/model/model_config.h"
 #include "worker/model/text/tokenizer.h"
+#include "worker/model/write_file.h"
 
 namespace kandinsky::model {
 namespace {
@@ -116,7 +116,7 @@ class Conversion {
     CopyFile(TokenizerFile(), tokenizer);
     log << tokenizer << std::endl;
     const std::string model = Prepare("model.json");
-    WriteText(model, config_.ToJson().dump(2) + "\n");
+    WriteFile(model, config_.ToJson().dump(2) + "\n");
     log << model << std::endl;
   }
 
@@ -197,29 +197,16 @@ class Conversion {
     return path;
   }
 
-  static void Replace(const std::string& temporary, const std::string& path, bool written) {
-    std::error_code error;
-    if (written) fs::rename(temporary, path, error);
-    if (!written || error) {
-      std::error_code ignored;
-      fs::remove(temporary, ignored);
-      throw ModelError(ModelError::Kind::kDataLoss, path + ": cannot write");
-    }
-  }
-
   static void CopyFile(const std::string& from, const std::string& to) {
     const std::string temporary = to + ".tmp";
     std::error_code error;
-    const bool copied = fs::copy_file(from, temporary, fs::copy_options::overwrite_existing, error);
-    Replace(temporary, to, copied);
-  }
-
-  static void WriteText(const std::string& path, const std::string& text) {
-    const std::string temporary = path + ".tmp";
-    std::ofstream file(temporary, std::ios::trunc);
-    file << text;
-    file.close();
-    Replace(temporary, path, file.good());
+    if (fs::copy_file(from, temporary, fs::copy_options::overwrite_existing, error)) {
+      fs::rename(temporary, to, error);
+    }
+    if (!error) return;
+    std::error_code ignored;
+    fs::remove(temporary, ignored);
+    throw ModelError(ModelError::Kind::kDataLoss, to + ": cannot write");
   }
 
   const ConvertOptions& options_;

@@ -1,0 +1,17 @@
+// A small file, written as a whole or not at all.
+#ifndef KANDINSKY_WORKER_MODEL_WRITE_FILE_H_
+#define KANDINSKY_WORKER_MODEL_WRITE_FILE_H_
+
+#include <string>
+#include <string_view>
+
+namespace kandinsky::model {
+
+// The file is replaced when all bytes are in `path`.tmp; its folder must exist. Throws
+// ModelError::kDataLoss with the path and the system's reason; the old file is then still there and
+// the temporary one is not.
+void WriteFile(const std::string& path, std::string_view bytes);
+
+}  // namespace kandinsky::model
+
+#endif  // KANDINSKY_WORKER_MODEL_WRITE_FILE_H_
