@@ -218,6 +218,12 @@ void AddUnetFlags(UnetTaskOptions& options, FlagSet& flags) {
             "model directory of the weights to start from; empty: that of --out");
 }
 
+void AddTuneFlag(UnetTaskOptions& options, FlagSet& flags) {
+  flags.Add("tune", &options.tune,
+            "model directory whose weights of the same network are trained on; empty: start from "
+            "text-to-image weights");
+}
+
 int TrainTextToImage(const std::vector<std::string>& arguments, bool help) {
   Common common;
   common.train.batch_size = 48;
@@ -246,6 +252,7 @@ int TrainKeyframes(const std::vector<std::string>& arguments, bool help) {
   FlagSet flags;
   common.AddTo(flags);
   AddUnetFlags(options, flags);
+  AddTuneFlag(options, flags);
   flags.Add(
       "variant", &variant,
       "Conv1dAttn1dLayers, Conv1dAttn1dBlocks, Conv1dAttn3dBlocks or Conv3dAttn1dBlocks; empty: "
@@ -275,6 +282,7 @@ int TrainInterpolation(const std::vector<std::string>& arguments, bool help) {
   FlagSet flags;
   common.AddTo(flags);
   AddUnetFlags(options, flags);
+  AddTuneFlag(options, flags);
   flags.Add("baseline", &baseline, "mfi: masked frame interpolation instead; empty: none");
   flags.Add("groups", &options.groups, "of a sample: 4 groups + 1 frames");
   flags.Add("skip_least", &options.skip_least, "least distance of frames, 30 a second");

@@ -43,6 +43,7 @@ const std::vector<Parameter>& Video() {
   static const std::vector<Parameter> parameters = {
       {"time0_weight", {64, 64, 3}},          {"time0_bias", {64}},
       {"time1_weight", {64, 64, 3}},          {"time1_bias", {64}},
+      {"time2_weight", {64, 64, 3}},          {"time2_bias", {64}},
       {"clip_weight", {kFeatures, 64}},       {"clip_bias", {kFeatures}},
       {"shape_weight", {kShapes, kFeatures}}, {"shape_bias", {kShapes}},
       {"color_weight", {kColors, kFeatures}}, {"color_bias", {kColors}}};
@@ -81,8 +82,9 @@ def clip_features(self, clips: Tensor) -> Tensor:
     t = clips.size(2)
     frames = torch.transpose(clips, 1, 2).reshape([b * t, 3, clips.size(3), clips.size(4)])
     f = torch.transpose(self.frame_features(frames).view([b, t, 64]), 1, 2)
-    f = torch.relu(torch.conv1d(f, self.time0_weight, self.time0_bias, [1], [1]))
-    f = torch.relu(torch.conv1d(f, self.time1_weight, self.time1_bias, [1], [1]))
+    f = torch.relu(torch.conv1d(f, self.time0_weight, self.time0_bias, [2], [1]))
+    f = torch.relu(torch.conv1d(f, self.time1_weight, self.time1_bias, [2], [1]))
+    f = torch.relu(torch.conv1d(f, self.time2_weight, self.time2_bias, [2], [1]))
     return torch.relu(torch.linear(torch.mean(f, [2]), self.clip_weight, self.clip_bias))
 )";
 

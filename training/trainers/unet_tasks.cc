@@ -34,6 +34,7 @@ using model::UnetConfig;
 // Uses of random numbers.
 constexpr uint64_t kNoise = 1, kDraws = 2, kPerturbation = 3;
 constexpr char kTextToImageFile[] = "training/text-to-image.safetensors";
+constexpr char kMfiFile[] = "training/mfi.safetensors";
 // Shapes, colours, backgrounds, motions.
 constexpr int64_t kAttributeValues[4] = {kShapes, kColors, kBackgrounds, kMotions};
 constexpr int64_t kClassTokens =
@@ -81,7 +82,9 @@ class UnetTask : public Task {
             {"width", base_.width},
             {"clips", base_.clips},
             {"schedule_steps", base_.schedule_steps},
-            {"unconditional", base_.unconditional}};
+            {"prediction", static_cast<int>(config_.keyframe_sampling.prediction)},
+            {"unconditional", base_.unconditional},
+            {"tune", !base_.tune.empty()}};
   }
 
   void FillPool(const ClipRequest& request, std::vector<double> spacings) {
@@ -106,6 +109,14 @@ class UnetTask : public Task {
   // Adds noise; t [N].
   at::Tensor AddNoise(const at::Tensor& x, const at::Tensor& t, const at::Tensor& noise) const {
     return model::QSample(schedule_, x, t, noise);
+  }
+
+  // What text-to-image and keyframe networks predict: noise, or v if model.json's keyframe_sampling
+  // says so.
+  at::Tensor Target(const at::Tensor& x, const at::Tensor& t, const at::Tensor& noise) const {
+    return config_.keyframe_sampling.prediction == model::PredictionType::kV
+               ? model::VTarget(schedule_, x, t, noise)
+               : noise;
   }
 
   at::Tensor NetworkTime(const at::Tensor& t) const { return t * schedule_.time_scale(); }
@@ -216,21 +227,22 @@ class TextToImageTask : public UnetTask {
 
   Losses Loss(size_t, const Batch& batch, const BatchKey&) override {
     const at::Tensor t = batch.at("t").to(device_), noise = batch.at("noise").to(device_);
+    const at::Tensor latents = batch.at("latents").to(device_);
     const model::TextContext text =
         text_.Encode(batch.at("ids"), batch.at("mask"), batch.at("drop"));
     at::Tensor pooled;  // [N, E]
     const at::Tensor prediction =
-        unet_.forward({.x = AddNoise(batch.at("latents").to(device_), t, noise),
+        unet_.forward({.x = AddNoise(latents, t, noise),
                        .time = NetworkTime(t),
                        .context = text.context,
                        .context_mask = text.mask},
                       [&](const std::string& path, const at::Tensor& output) {
                         if (path == "feature_pooling") pooled = output;
                       });
-    const at::Tensor noise_loss = (prediction - noise).square().mean();
+    const at::Tensor denoising = (prediction - Target(latents, t, noise)).square().mean();
     Losses losses;
-    losses.total = noise_loss;
-    losses.values["noise"] = noise_loss.item<double>();
+    losses.total = denoising;
+    losses.values["denoising"] = denoising.item<double>();
     if (options_.attribute_weight > 0) {
       const at::Tensor attributes = batch.at("attributes").to(device_);
       constexpr const char* kNames[] = {"shape", "color", "background", "motion"};
@@ -295,6 +307,7 @@ class KeyframesTask : public UnetTask {
     LoadTextToImage(&image, text_);
     unet_.ResetTemporalParameters(seed);
     unet_.CopySpatialParameters(image);
+    if (!base_.tune.empty()) LoadModule(unet_, base_.tune, config.weights.keyframe_unet, device);
     FillPool({.frames = config.keyframes, .height = options.height, .width = options.width},
              {options.spacing});
     unet_.train();
@@ -345,18 +358,18 @@ class KeyframesTask : public UnetTask {
 
   Losses Loss(size_t, const Batch& batch, const BatchKey&) override {
     const at::Tensor t = batch.at("t").to(device_), noise = batch.at("noise").to(device_);
+    const at::Tensor latents = batch.at("latents").to(device_);
     model::TextContext text;
     {
       at::NoGradGuard no_grad;
       text = text_.Encode(batch.at("ids"), batch.at("mask"), batch.at("drop"));
     }
-    const at::Tensor prediction =
-        unet_.forward({.x = AddNoise(batch.at("latents").to(device_), t, noise),
-                       .time = NetworkTime(t),
-                       .context = text.context,
-                       .context_mask = text.mask,
-                       .frames = config_.keyframes});
-    return {(prediction - noise).square().mean(), {}};
+    const at::Tensor prediction = unet_.forward({.x = AddNoise(latents, t, noise),
+                                                 .time = NetworkTime(t),
+                                                 .context = text.context,
+                                                 .context_mask = text.mask,
+                                                 .frames = config_.keyframes});
+    return {(prediction - Target(latents, t, noise)).square().mean(), {}};
   }
 
   at::Tensor SampleSheet(uint64_t seed) override {
@@ -414,6 +427,10 @@ class InterpolationTask : public UnetTask {
     LoadTextToImage(&image, text_);
     unet_.ResetTemporalParameters(seed);
     unet_.CopySpatialParameters(image);
+    if (!base_.tune.empty()) {
+      const model::WeightSource mfi = {kMfiFile, "unet."};
+      LoadModule(unet_, base_.tune, options.mfi ? mfi : config.weights.interpolation_unet, device);
+    }
     std::vector<double> spacings;
     for (int64_t skip = options.skip_least; skip <= options.skip_most; ++skip) {
       spacings.push_back(static_cast<double>(skip));
@@ -501,7 +518,7 @@ class InterpolationTask : public UnetTask {
     const model::WeightSources& weights = config_.weights;
     std::map<std::string, std::map<std::string, at::Tensor>> files;
     if (options_.mfi) {
-      auto& tensors = files["training/mfi.safetensors"];
+      auto& tensors = files[kMfiFile];
       Collect(unet_, "unet.", tensors);
       CollectNull(text_.null_embedding(), "null_embedding", tensors);
     } else {
@@ -548,7 +565,7 @@ class InterpolationTask : public UnetTask {
     return losses;
   }
 
-  // Noise prediction of the three inner frames of sequences of five.
+  // Prediction of the three inner frames of sequences of five.
   Losses MfiLoss(const Batch& batch, const at::Tensor& frames, const at::Tensor& given,
                  const at::Tensor& keep) {
     const int64_t groups = options_.groups, b = frames.size(0);
@@ -569,7 +586,8 @@ class InterpolationTask : public UnetTask {
                        .context = Null().context.expand({b * groups, -1, -1}),
                        .context_mask = Null().mask.expand({b * groups, -1}),
                        .frames = model::kMfiFrames});
-    const at::Tensor error = (prediction - noise).square().unflatten(0, {-1, model::kMfiFrames});
+    const at::Tensor error =
+        (prediction - Target(x, t, noise)).square().unflatten(0, {-1, model::kMfiFrames});
     return {error.narrow(1, 1, model::kMfiFrames - 2).mean(), {}};
   }
 

@@ -23,6 +23,9 @@ struct UnetTaskOptions {
   double unconditional = 0.1;       // how often text (or keyframes) are left out, for guidance
   // Directory that has what this trainer starts from (see each); empty: the model directory itself.
   std::string from;
+  // Keyframes and interpolation: model directory whose weights of the same network are trained on,
+  // instead of text-to-image weights; empty: none.
+  std::string tune;
 };
 
 struct TextToImageOptions : UnetTaskOptions {
@@ -32,8 +35,9 @@ struct TextToImageOptions : UnetTaskOptions {
   double attribute_weight = 0.1;
 };
 
-// Spatial U-Net, text encoder, projection and null embedding together, on single frames; epsilon
-// prediction. Needs `weights.movq`. State "text-to-image"; exports `weights.text_encoder` and
+// Spatial U-Net, text encoder, projection and null embedding together, on single frames. It
+// predicts what keyframe_sampling.prediction of model.json says: noise, as in the paper, or v.
+// Needs `weights.movq`. State "text-to-image"; exports `weights.text_encoder` and
 // training/text-to-image.safetensors (unet.*, projections.*, null_embedding), which the next two
 // start from.
 std::unique_ptr<Task> MakeTextToImageTask(const model::ModelConfig& config,
@@ -60,7 +64,7 @@ struct InterpolationOptions : UnetTaskOptions {
   int64_t skip_least = 1;  // distance of neighbouring frames of a sample, in frames of 30 a second,
   int64_t skip_most = 12;  // drawn evenly
   int64_t perturbation_most = 250;  // noise on the keyframes: up to so many steps of the schedule
-  bool mfi = false;  // the baseline instead (worker/model/mfi.h): epsilon, sequences of five
+  bool mfi = false;  // the baseline instead (worker/model/mfi.h): sequences of five frames
 };
 
 // All of config.interpolation_unet, started from text-to-image weights; v prediction. State
