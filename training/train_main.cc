@@ -1,15 +1,17 @@
 // kandinsky-train: makes the weights of a model directory.
 #include <ATen/Parallel.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
-#include <functional>
-#include <map>
+#include <iterator>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "training/core/commands.h"
@@ -323,8 +325,59 @@ int TrainExtractor(const std::vector<std::string>& arguments, bool help) {
   return Run(*task, common, prepared.device);
 }
 
+// The number of the name among names.
+template <typename T, size_t N>
+T Choose(const char* flag, const std::string& name, const std::string_view (&names)[N]) {
+  const auto found = std::find(std::begin(names), std::end(names), name);
+  if (found == std::end(names)) {
+    std::string list(names[0]);
+    for (size_t i = 1; i < N; ++i) list += (i + 1 < N ? ", " : " or ") + std::string(names[i]);
+    throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
+                            std::string(flag) + " is \"" + name + "\", must be " + list);
+  }
+  return static_cast<T>(found - std::begin(names));
+}
+
 int MakeDataset(const std::vector<std::string>& arguments, bool help) {
-  return RunDataset(help ? std::vector<std::string>{"--help"} : arguments);
+  DatasetOptions options;
+  std::string split = "train", pace = "any";
+  FlagSet flags;
+  flags.Add("out", &options.out, "folder to write; goes on where it ended");
+  flags.Add("count", &options.count, "clips");
+  flags.Add("seed", &options.seed, "of the data set");
+  flags.Add("first", &options.first, "number of the first clip");
+  flags.Add("size", &options.size, "pixels of each side, even, 16 to 4096");
+  flags.Add("dense", &options.dense, "241 frames at 32 fps instead of 16 at 2 fps");
+  flags.Add("split", &split, "train, held-out or all");
+  flags.Add("pace", &pace, "any, slow or fast");
+  flags.Add("russian", &options.caption.russian, "part of the captions that is Russian");
+  flags.Add("leave_out", &options.caption.leave_out, "how often a caption leaves a word out");
+  flags.Add("quality", &options.quality, "of the encoder, 0 to 100");
+  flags.Add("threads", &options.threads, "0: one a core");
+  if (help) return std::printf("%s", flags.Usage().c_str()), 0;
+  flags.Parse(arguments);
+  options.clip.split = Choose<Split>("--split", split, kSplitNames);
+  options.clip.pace = Choose<Pace>("--pace", pace, kPaceNames);
+  const bool terminal = isatty(STDERR_FILENO) != 0;
+  const int64_t every = std::max<int64_t>(1, options.count / 100);
+  const absl::Status written = WriteDataset(options, [&](int64_t done) {
+    if (terminal && (done % every == 0 || done == options.count)) {
+      std::fprintf(stderr, "\r%lld of %lld clips", static_cast<long long>(done),
+                   static_cast<long long>(options.count));
+    }
+  });
+  if (terminal) std::fputc('\n', stderr);
+  if (absl::IsInvalidArgument(written)) {
+    throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
+                            "--" + std::string(written.message()));
+  }
+  if (!written.ok()) {
+    std::fprintf(stderr, "kandinsky-train dataset: %s\n", std::string(written.message()).c_str());
+    return 1;
+  }
+  std::printf("%lld clips and captions.jsonl are in %s\n", static_cast<long long>(options.count),
+              options.out.c_str());
+  return 0;
 }
 
 const std::vector<Command> kCommands = {

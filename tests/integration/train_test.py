@@ -192,6 +192,26 @@ class TrainTest(unittest.TestCase):
                      "kandinsky_training_step_seconds_bucket", "kandinsky_training_learning_rate"):
             self.assertIn(name, text)
 
+    def test_dataset_command(self):
+        out = self.directory / "clips"
+        command = [f"{ARGS.bin}/kandinsky-train", "dataset", "--out", out, "--seed=7", "--split=held-out", "--size", "32"]
+        # further options, exit status, what is said
+        cases = [
+            (["--count", "2"], 0, "2 clips and captions.jsonl are in"),
+            (["--count", "2"], 0, "2 clips and captions.jsonl are in"),
+            (["--count", "3"], 1, "holds a data set with other options"),
+            (["--count", "0"], 2, "--count: 0 is not in 1 to 100000000"),
+            (["--count", "2", "--pace", "hasty"], 2, '--pace is "hasty", must be any, slow or fast'),
+        ]
+        for options, status, want in cases:
+            with self.subTest(options=options):
+                done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60)
+                self.assertEqual(done.returncode, status, done.stderr)
+                self.assertIn(want, done.stdout + done.stderr)
+        self.assertEqual(sorted(path.name for path in out.iterdir()),
+                         ["captions.jsonl", "clip-00000000.mp4", "clip-00000001.mp4", "dataset.json"])
+        self.assertEqual(json.loads((out / "dataset.json").read_text())["split"], "held-out")
+
     def test_wrong_options_are_named(self):
         # arguments, what the message says
         cases = [

@@ -1,9 +1,6 @@
 #include "training/domain/export.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -12,6 +9,8 @@
 #include <optional>
 #include <string_view>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -21,27 +20,6 @@ namespace kandinsky::training {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-constexpr char kUsage[] =
-    "usage: kandinsky-train dataset --out DIR --count N [options]\n"
-    "\n"
-    "Writes clips of the domain of moving shapes as MP4 files, with captions.jsonl.\n"
-    "\n"
-    "  --seed S           of the data set (0)\n"
-    "  --first N          number of the first clip (0)\n"
-    "  --size N           pixels of each side, even (64)\n"
-    "  --dense            241 frames at 32 fps instead of 16 at 2 fps\n"
-    "  --split NAME       train, held-out or all (train)\n"
-    "  --pace NAME        any, slow or fast (any)\n"
-    "  --russian P        part of the captions that is Russian (0.25)\n"
-    "  --leave-out P      how often a caption leaves an attribute out (0.1)\n"
-    "  --quality N        of the encoder, 0 to 100 (95)\n"
-    "  --threads N        0: one a core (0)\n"
-    "\n"
-    "An interrupted run goes on when it is started again with the same options.\n";
-
-constexpr std::string_view kSplitNames[] = {"train", "held-out", "all"};
-constexpr std::string_view kPaceNames[] = {"any", "slow", "fast"};
 
 int FramesOf(const DatasetOptions& options) { return options.dense ? kDenseFrames : kKeyframes; }
 int RateOf(const DatasetOptions& options) { return options.dense ? 32 : 2; }
@@ -122,6 +100,12 @@ absl::Status Validate(const DatasetOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("quality: ", options.quality, " is not in 0 to 100"));
   }
+  for (const auto& [name, part] : {std::pair{"russian", options.caption.russian},
+                                   std::pair{"leave_out", options.caption.leave_out}}) {
+    if (!(part >= 0 && part <= 1)) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ": ", part, " is not in 0 to 1"));
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -142,44 +126,6 @@ absl::Status Claim(const DatasetOptions& options) {
         absl::StrCat(options.out, " holds a data set with other options: see ", path));
   }
   return absl::OkStatus();
-}
-
-// --- Arguments ---
-
-template <typename T>
-bool ParseNumber(std::string_view text, T& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size();
-}
-
-template <typename T, size_t N>
-bool ParseName(std::string_view text, const std::string_view (&names)[N], T& value) {
-  const auto found = std::find(std::begin(names), std::end(names), text);
-  if (found == std::end(names)) return false;
-  value = static_cast<T>(found - std::begin(names));
-  return true;
-}
-
-bool ParsePart(std::string_view text, double& value) {
-  return ParseNumber(text, value) && value >= 0 && value <= 1;
-}
-
-bool Set(std::string_view name, std::string_view value, DatasetOptions& options) {
-  if (name == "out") {
-    options.out = value;
-    return true;
-  }
-  if (name == "count") return ParseNumber(value, options.count);
-  if (name == "seed") return ParseNumber(value, options.seed);
-  if (name == "first") return ParseNumber(value, options.first);
-  if (name == "size") return ParseNumber(value, options.size);
-  if (name == "split") return ParseName(value, kSplitNames, options.clip.split);
-  if (name == "pace") return ParseName(value, kPaceNames, options.clip.pace);
-  if (name == "russian") return ParsePart(value, options.caption.russian);
-  if (name == "leave-out") return ParsePart(value, options.caption.leave_out);
-  if (name == "quality") return ParseNumber(value, options.quality);
-  if (name == "threads") return ParseNumber(value, options.threads);
-  return false;
 }
 
 }  // namespace
@@ -255,58 +201,6 @@ absl::Status WriteDataset(const DatasetOptions& options,
   std::string captions;
   for (int64_t i = 0; i < options.count; ++i) captions += CaptionLine(options, options.first + i);
   return WriteFile(options.out + "/captions.jsonl", captions);
-}
-
-int RunDataset(const std::vector<std::string>& arguments) {
-  DatasetOptions options;
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    const std::string_view argument = arguments[i];
-    if (argument == "--help" || argument == "-h") {
-      std::fputs(kUsage, stdout);
-      return 0;
-    }
-    if (argument == "--dense") {
-      options.dense = true;
-      continue;
-    }
-    bool good = false;
-    if (argument.starts_with("--")) {
-      const size_t equals = argument.find('=');
-      const std::string_view name = argument.substr(
-          2, equals == std::string_view::npos ? std::string_view::npos : equals - 2);
-      if (equals != std::string_view::npos) {
-        good = Set(name, argument.substr(equals + 1), options);
-      } else if (i + 1 < arguments.size()) {
-        good = Set(name, arguments[++i], options);
-      }
-    }
-    if (!good) {
-      std::fprintf(stderr, "kandinsky-train dataset: unknown, incomplete or wrong: %s\n%s",
-                   std::string(argument).c_str(), kUsage);
-      return 2;
-    }
-  }
-  if (absl::Status valid = Validate(options); !valid.ok()) {
-    std::fprintf(stderr, "kandinsky-train dataset: %s\n%s", std::string(valid.message()).c_str(),
-                 kUsage);
-    return 2;
-  }
-  const bool terminal = isatty(STDERR_FILENO) != 0;
-  const int64_t every = std::max<int64_t>(1, options.count / 100);
-  const absl::Status written = WriteDataset(options, [&](int64_t done) {
-    if (terminal && (done % every == 0 || done == options.count)) {
-      std::fprintf(stderr, "\r%lld of %lld clips", static_cast<long long>(done),
-                   static_cast<long long>(options.count));
-    }
-  });
-  if (terminal) std::fputc('\n', stderr);
-  if (!written.ok()) {
-    std::fprintf(stderr, "kandinsky-train dataset: %s\n", written.ToString().c_str());
-    return 1;
-  }
-  std::fprintf(stderr, "%lld clips and captions.jsonl are in %s\n",
-               static_cast<long long>(options.count), options.out.c_str());
-  return 0;
 }
 
 }  // namespace kandinsky::training

@@ -6,13 +6,17 @@
 #include <cstdint>
 #include <functional>
 #include <string>
-#include <vector>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "training/domain/captions.h"
 #include "training/domain/shapes.h"
 
 namespace kandinsky::training {
+
+// As dataset.json and options name them, in the order of the enumerations.
+inline constexpr std::string_view kSplitNames[] = {"train", "held-out", "all"};
+inline constexpr std::string_view kPaceNames[] = {"any", "slow", "fast"};
 
 struct DatasetOptions {
   std::string out;  // a folder; made when missing
@@ -39,15 +43,12 @@ absl::Status WriteClip(const ClipSpec& clip, const DatasetOptions& options,
 //   true:
 //                          "shape", "color", "background", "motion"}
 //   dataset.json           the options
-// The same options give the same bytes. A run that was interrupted goes on where it was;
+// The same options give the same bytes. A run that was interrupted goes on where it was.
+// INVALID_ARGUMENT names the option that is out of range;
 // FAILED_PRECONDITION when the folder holds a data set with other options. `progress` is called
 // with the number of clips that are there, from one thread at a time.
 absl::Status WriteDataset(const DatasetOptions& options,
                           const std::function<void(int64_t done)>& progress = nullptr);
-
-// The command: arguments as they follow "kandinsky-train dataset". Prints progress and what is
-// wrong to standard error; returns the exit status (2: bad arguments).
-int RunDataset(const std::vector<std::string>& arguments);
 
 }  // namespace kandinsky::training
 

@@ -156,29 +156,29 @@ TEST_F(DataTest, DatasetGoesOnWhereItWas) {
   EXPECT_EQ(WriteDataset(options).code(), absl::StatusCode::kFailedPrecondition);
 }
 
-TEST_F(DataTest, DatasetCommand) {
-  const std::string out = (folder_ / "command").string();
+TEST_F(DataTest, WrongDatasetOptionsAreNamed) {
   struct Case {
-    std::vector<std::string> arguments;
-    int want;
+    std::function<void(DatasetOptions&)> change;
+    const char* want;
   };
   const std::vector<Case> cases = {
-      {{"--help"}, 0},
-      {{}, 2},
-      {{"--out", out}, 2},
-      {{"--out", out, "--count", "x"}, 2},
-      {{"--out", out, "--count", "0"}, 2},
-      {{"--out", out, "--count", "2", "--size", "63"}, 2},
-      {{"--out", out, "--count", "2", "--split", "some"}, 2},
-      {{"--out", out, "--count", "2", "--russian", "1.5"}, 2},
-      {{"--out", out, "--count", "2", "--seed"}, 2},
-      {{"--out", out, "--count=2", "--seed=7", "--split=held-out", "--size", "32"}, 0},
-      {{"--out", out, "--count=3", "--seed=7", "--split=held-out", "--size", "32"}, 1},
+      {[](DatasetOptions& o) { o.out.clear(); }, "out: a folder is needed"},
+      {[](DatasetOptions& o) { o.count = 0; }, "count: 0 is not in 1 to 100000000"},
+      {[](DatasetOptions& o) { o.size = 63; }, "size: 63 is not even and in 16 to 4096"},
+      {[](DatasetOptions& o) { o.quality = 101; }, "quality: 101 is not in 0 to 100"},
+      {[](DatasetOptions& o) { o.caption.russian = 1.5; }, "russian: 1.5 is not in 0 to 1"},
+      {[](DatasetOptions& o) { o.caption.leave_out = -1; }, "leave_out: -1 is not in 0 to 1"},
   };
-  for (const Case& c : cases) EXPECT_EQ(RunDataset(c.arguments), c.want) << c.arguments.size();
-  const nlohmann::json json = nlohmann::json::parse(ReadFile(out + "/dataset.json"));
-  EXPECT_EQ(json["split"], "held-out");
-  EXPECT_EQ(json["seed"], 7);
+  for (const Case& c : cases) {
+    DatasetOptions options;
+    options.out = (folder_ / "wrong").string();
+    options.count = 1;
+    c.change(options);
+    const absl::Status status = WriteDataset(options);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(status.message(), c.want);
+    EXPECT_FALSE(std::filesystem::exists(folder_ / "wrong"));
+  }
 }
 
 TEST_F(DataTest, TakesFramesAtTheRateAsked) {
