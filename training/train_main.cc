@@ -215,6 +215,8 @@ void AddUnetFlags(UnetTaskOptions& options, FlagSet& flags) {
   flags.Add("encode_ahead", &options.encode_ahead,
             "encode the pool before the first step; false: each clip when it is first drawn");
   flags.Add("schedule_steps", &options.schedule_steps, "steps of the noise schedule");
+  flags.Add("timestep_shift", &options.timestep_shift,
+            "above 1: more training on high noise; 1: on all timesteps alike");
   flags.Add("unconditional", &options.unconditional, "how often the condition is left out");
   flags.Add("from", &options.from,
             "model directory of the weights to start from; empty: that of --out");

@@ -32,7 +32,7 @@ using model::Unet;
 using model::UnetConfig;
 
 // Uses of random numbers.
-constexpr uint64_t kNoise = 1, kDraws = 2, kPerturbation = 3;
+constexpr uint64_t kNoise = 1, kDraws = 2, kPerturbation = 3, kTimes = 4;
 constexpr char kTextToImageFile[] = "training/text-to-image.safetensors";
 constexpr char kMfiFile[] = "training/mfi.safetensors";
 // Shapes, colours, backgrounds, motions.
@@ -71,6 +71,11 @@ class UnetTask : public Task {
         device_(device),
         schedule_(model::ScheduleType::kCosine, options.schedule_steps),
         movq_(config.movq, at::TensorOptions(device)) {
+    if (!(options.timestep_shift >= 0.01 && options.timestep_shift <= 100)) {
+      throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
+                              "--timestep_shift is " + std::to_string(options.timestep_shift) +
+                                  ", must be 0.01 to 100");
+    }
     LoadModule(movq_, from_, config.weights.movq, device);
     movq_.eval();
   }
@@ -83,6 +88,7 @@ class UnetTask : public Task {
             {"clips", base_.clips},
             {"schedule_steps", base_.schedule_steps},
             {"prediction", static_cast<int>(config_.keyframe_sampling.prediction)},
+            {"timestep_shift", base_.timestep_shift},
             {"unconditional", base_.unconditional},
             {"tune", !base_.tune.empty()}};
   }
@@ -102,8 +108,15 @@ class UnetTask : public Task {
     return model::ToPixels(movq_.Decode(latents.to(device_))).cpu();
   }
 
-  int64_t Timestep(Random& random) const {
-    return random.Below(static_cast<int>(schedule_.steps()));
+  // Of sample i. The timesteps of a joined batch are spread evenly, which makes the loss of small
+  // batches less noisy (the low-discrepancy sampler of Kingma et al. 2021, appendix I.1).
+  int64_t Timestep(const BatchKey& key, int64_t i) const {
+    double u = Random::At(key.seed, kTimes, static_cast<uint64_t>(key.step)).Uniform() +
+               static_cast<double>(key.first + i) / static_cast<double>(key.batch_size);
+    u -= std::floor(u);
+    const double shift = base_.timestep_shift, steps = static_cast<double>(schedule_.steps());
+    return std::min(schedule_.steps() - 1,
+                    static_cast<int64_t>(steps * shift * u / (1 + (shift - 1) * u)));
   }
 
   // Adds noise; t [N].
@@ -209,7 +222,7 @@ class TextToImageTask : public UnetTask {
       const int64_t clip = random.Below(static_cast<int>(pool_->clips()));
       latents.push_back(pool_->Latents(clip)[random.Below(static_cast<int>(options_.frames))]);
       captions.push_back(pool_->Caption(clip));
-      times.push_back(Timestep(random));
+      times.push_back(Timestep(key, i));
       dropped.push_back(random.Chance(base_.unconditional) ? 1 : 0);
       for (const int64_t value : pool_->Attributes(clip)) {
         attributes.push_back(dropped.back() != 0 ? -1 : value);
@@ -342,7 +355,7 @@ class KeyframesTask : public UnetTask {
       const int64_t clip = random.Below(static_cast<int>(pool_->clips()));
       latents.push_back(pool_->Latents(clip));
       captions.push_back(pool_->Caption(clip));
-      times.push_back(Timestep(random));
+      times.push_back(Timestep(key, i));
       dropped.push_back(random.Chance(base_.unconditional) ? 1 : 0);
     }
     const TextSide::Tokens tokens = text_.Tokenize(captions);
@@ -466,7 +479,7 @@ class InterpolationTask : public UnetTask {
       at::Tensor frames = pool_->Latents(clip);  // [4 G + 1, z, h, w]
       if (random.Chance(0.5)) frames = frames.flip(0);
       latents.push_back(frames);
-      times.push_back(Timestep(random));
+      times.push_back(Timestep(key, i));
       dropped.push_back(random.Chance(base_.unconditional) ? 1 : 0);
       skips.push_back(std::llround(pool_->Spacing(clip)));
       perturbations.push_back(random.Below(static_cast<int>(options_.perturbation_most + 1)));

@@ -20,7 +20,10 @@ struct UnetTaskOptions {
   bool encode_ahead = true;         // false: each clip of the pool when it is first drawn
   int threads = 1;                  // that fill the pool
   int64_t schedule_steps = 1000;    // T of the noise schedule
-  double unconditional = 0.1;       // how often text (or keyframes) are left out, for guidance
+  // Timestep T u becomes T s u / (1 + (s - 1) u) for u in [0, 1): above 1, more of the training is
+  // spent on high noise, where layout and motion are decided (Esser et al. 2024, equation 23).
+  double timestep_shift = 1;
+  double unconditional = 0.1;  // how often text (or keyframes) are left out, for guidance
   // Directory that has what this trainer starts from (see each); empty: the model directory itself.
   std::string from;
   // Keyframes and interpolation: model directory whose weights of the same network are trained on,
