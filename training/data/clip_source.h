@@ -27,6 +27,12 @@ struct ClipRequest {
   bool motion = true;               // captions may mention motion
 };
 
+// What captions may mention, in the order of Clip::attributes, and how many values each has.
+inline constexpr int64_t kAttributes = 4;
+inline constexpr const char* kAttributeNames[kAttributes] = {"shape", "color", "background",
+                                                             "motion"};
+inline constexpr int64_t kAttributeValues[kAttributes] = {kShapes, kColors, kBackgrounds, kMotions};
+
 struct Clip {
   at::Tensor frames;    // uint8 [T, H, W, 3]
   std::string caption;  // UTF-8
@@ -34,7 +40,7 @@ struct Clip {
   at::Tensor focus;
   // Shape, colour, background and motion as the caption mentions them, numbered as in the domain;
   // -1: not mentioned or not known.
-  std::array<int64_t, 4> attributes = {-1, -1, -1, -1};
+  std::array<int64_t, kAttributes> attributes = {-1, -1, -1, -1};
 };
 
 // Immutable and thread-safe.

@@ -1,7 +1,5 @@
 #include "training/eval/reconstruction.h"
 
-#include <torch/script.h>
-
 #include <cmath>
 #include <limits>
 #include <optional>

@@ -22,6 +22,7 @@ namespace kandinsky::training {
 // The mean over frames [N, H, W, 3] of PerceptualDistance (frechet.h).
 double MeanPerceptualDistance(const at::Tensor& frames, const at::Tensor& truth,
                               PerceptualNetwork& network);
+
 // {"squared_error" (levels squared), "ssim", "flicker", "perceptual" (with a network)}; null where
 // the frames are too small or too few. `perceptual` may be null.
 nlohmann::ordered_json CompareFrames(const at::Tensor& frames, const at::Tensor& truth,

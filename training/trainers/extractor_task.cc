@@ -21,8 +21,6 @@ namespace {
 constexpr uint64_t kFrame = 1;  // use of random numbers
 constexpr int64_t kFeatures = 64, kEmbedding = 32, kToken = 32;
 constexpr int64_t kSheetColumns = 8, kSheetFrames = 64;
-constexpr int64_t kValues[4] = {kShapes, kColors, kBackgrounds, kMotions};
-constexpr const char* kNames[4] = {"shape", "color", "background", "motion"};
 
 struct Parameter {
   const char* name;
@@ -149,9 +147,9 @@ class ExtractorTask : public Task {
     for (const auto& part : {Trunk(), Video(), Image(), Text(vocabulary_)}) {
       for (const Parameter& parameter : part) add(parameter.name, parameter.shape);
     }
-    for (int i = 2; i < 4; ++i) {  // only needed while training
-      add(std::string(kNames[i]) + "_weight", {kValues[i], kFeatures});
-      add(std::string(kNames[i]) + "_bias", {kValues[i]});
+    for (int64_t i = 2; i < kAttributes; ++i) {  // only needed while training
+      add(std::string(kAttributeNames[i]) + "_weight", {kAttributeValues[i], kFeatures});
+      add(std::string(kAttributeNames[i]) + "_bias", {kAttributeValues[i]});
     }
     parameters_["log_scale"] =
         at::full({}, std::log(10.0), at::TensorOptions(device)).set_requires_grad(true);
@@ -202,8 +200,8 @@ class ExtractorTask : public Task {
     const at::Tensor attributes = batch.at("attributes").to(device_);
     Losses losses;
     losses.total = at::zeros({}, features.options());
-    for (int64_t i = 0; i < 4; ++i) {
-      const std::string name = kNames[i];
+    for (int64_t i = 0; i < kAttributes; ++i) {
+      const std::string name = kAttributeNames[i];
       const at::Tensor wanted = attributes.select(1, i), known = wanted.ge(0);
       const at::Tensor logits =
           at::linear(features, parameters_.at(name + "_weight"), parameters_.at(name + "_bias"));

@@ -94,6 +94,10 @@ void InitializeTextEncoder(model::TextEncoder& encoder, uint64_t seed) {
   }
 }
 
+bool IsEncoderParameter(const std::string& name) {
+  return name.starts_with("encoder.") || name.starts_with("quant_conv.");
+}
+
 std::vector<NamedTensor> ParametersOf(torch::nn::Module& module, const std::string& prefix) {
   std::vector<NamedTensor> parameters;
   for (auto& parameter : module.named_parameters()) {

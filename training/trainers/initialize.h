@@ -24,6 +24,9 @@ void InitializeTemporal(model::Movq& movq, uint64_t seed);
 // root of the head's width; the projection like a linear layer with a norm of 1 and 0.
 void InitializeTextEncoder(model::TextEncoder& encoder, uint64_t seed);
 
+// Whether a parameter of a Movq belongs to the way from pixels to latents.
+bool IsEncoderParameter(const std::string& name);
+
 // The parameters of a module for an Objective, in order; `prefix` goes in front of their names.
 std::vector<NamedTensor> ParametersOf(torch::nn::Module& module, const std::string& prefix = "");
 

@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "training/trainers/initialize.h"
 #include "worker/model/checkpoint/safetensors.h"
 #include "worker/model/error.h"
 
@@ -22,7 +23,7 @@ namespace {
 double WeightSum(const model::Movq& encoder) {
   double sum = 0;
   for (const auto& parameter : encoder.named_parameters()) {
-    if (parameter.key().starts_with("encoder.") || parameter.key().starts_with("quant_conv.")) {
+    if (IsEncoderParameter(parameter.key())) {
       sum += parameter.value().detach().to(at::kDouble).abs().sum().item<double>();
     }
   }

@@ -30,10 +30,6 @@ at::Tensor Psnr(const at::Tensor& squared_error) {  // of images in [-1, 1]
   return 10 * at::log10(4 / squared_error.clamp_min(1e-10));
 }
 
-bool IsEncoder(const std::string& parameter) {
-  return parameter.starts_with("encoder.") || parameter.starts_with("quant_conv.");
-}
-
 // Judges overlapping patches of an image: three strided convolutions and one for the verdict.
 class PatchDiscriminator : public torch::nn::Module {
  public:
@@ -122,7 +118,7 @@ class MovqTask : public Task {
   std::vector<Objective> Objectives() override {
     std::vector<NamedTensor> parameters;
     for (NamedTensor& parameter : ParametersOf(movq_)) {
-      const bool trained = !options_.freeze_encoder || !IsEncoder(parameter.name);
+      const bool trained = !options_.freeze_encoder || !IsEncoderParameter(parameter.name);
       parameter.value.set_requires_grad(trained);
       if (trained) parameters.push_back({"movq." + parameter.name, parameter.value});
     }
@@ -314,7 +310,7 @@ class DecoderTask : public Task {
   std::vector<Objective> Objectives() override {
     std::vector<NamedTensor> parameters;
     for (NamedTensor& parameter : ParametersOf(movq_)) {
-      const bool encoder = IsEncoder(parameter.name);
+      const bool encoder = IsEncoderParameter(parameter.name);
       const bool temporal = parameter.name.find("temporal") != std::string::npos;
       const bool trained = !encoder && (temporal || !options_.temporal_only);
       parameter.value.set_requires_grad(trained);
@@ -366,7 +362,7 @@ class DecoderTask : public Task {
     const model::WeightSource& to = config_.weights.video_movq.value();
     std::map<std::string, at::Tensor> tensors;
     for (const NamedTensor& parameter : ParametersOf(movq_)) {
-      if (!IsEncoder(parameter.name)) {
+      if (!IsEncoderParameter(parameter.name)) {
         tensors[to.prefix + parameter.name] = parameter.value.detach().to(at::kCPU, at::kHalf);
       }
     }

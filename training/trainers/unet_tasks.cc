@@ -35,8 +35,6 @@ using model::UnetConfig;
 constexpr uint64_t kNoise = 1, kDraws = 2, kPerturbation = 3, kTimes = 4;
 constexpr char kTextToImageFile[] = "training/text-to-image.safetensors";
 constexpr char kMfiFile[] = "training/mfi.safetensors";
-// Shapes, colours, backgrounds, motions.
-constexpr int64_t kAttributeValues[4] = {kShapes, kColors, kBackgrounds, kMotions};
 constexpr int64_t kClassTokens =
     2;  // of the context without text: the null embedding and a masked zero
 
@@ -258,8 +256,7 @@ class TextToImageTask : public UnetTask {
     losses.values["denoising"] = denoising.item<double>();
     if (options_.attribute_weight > 0) {
       const at::Tensor attributes = batch.at("attributes").to(device_);
-      constexpr const char* kNames[] = {"shape", "color", "background", "motion"};
-      for (int64_t i = 0; i < 4; ++i) {
+      for (int64_t i = 0; i < kAttributes; ++i) {
         const at::Tensor wanted = attributes.select(1, i);
         const at::Tensor known = wanted.ge(0).to(at::kFloat);
         const at::Tensor each =
@@ -268,7 +265,7 @@ class TextToImageTask : public UnetTask {
         // Per sample of the joined batch, so that processes may average.
         const at::Tensor loss = (each * known).mean();
         losses.total = losses.total + options_.attribute_weight * loss;
-        losses.values[kNames[i]] = loss.item<double>();
+        losses.values[kAttributeNames[i]] = loss.item<double>();
       }
     }
     return losses;
