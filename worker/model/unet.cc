@@ -412,7 +412,7 @@ namespace {
 
 // True for the layer of a temporal part whose zero makes that part the identity.
 bool ClosesTemporalPart(std::string_view name, TemporalVariant variant) {
-  if (EndsWith(name, "_merge")) return true;
+  if (EndsWith(name, "embed_merge") || EndsWith(name, "skip_merge")) return true;
   if (EndsWith(name, "temporal_attention.output_layer.weight") ||
       EndsWith(name, "temporal_attention_block.feed_forward.2.weight")) {
     return true;
@@ -423,18 +423,33 @@ bool ClosesTemporalPart(std::string_view name, TemporalVariant variant) {
   return name.find(".temporal_resnet_blocks.3.2.") != std::string_view::npos;
 }
 
+// True for the last layer of a residual branch of the spatial parts.
+bool ClosesResidualBranch(std::string_view name) {
+  return EndsWith(name, ".resnet_blocks.3.projection.weight") ||
+         EndsWith(name, "_attention_block.attention.output_layer.weight") ||
+         EndsWith(name, ".1.attention.output_layer.weight") ||
+         EndsWith(name, ".feed_forward.2.weight");
+}
+
+// What time, text and position have to say about a norm's scale and shift.
+bool ConditionsNorm(std::string_view name) {
+  // Where frames tell their positions apart is left random: attention starts from it.
+  return name.find(".context_mlp.") != std::string_view::npos &&
+         name.find("temporal_norm") == std::string_view::npos;
+}
+
 void FillRandom(at::Tensor parameter, std::string_view name, at::Generator& generator) {
-  if (EndsWith(name, ".bias")) {
+  if (EndsWith(name, ".bias") || ClosesResidualBranch(name) || ConditionsNorm(name)) {
     parameter.zero_();
   } else if (name == "out_layer.0.weight") {
     parameter.fill_(1);
   } else {
+    const bool embedding = EndsWith(name, "skip_embeddings.weight");
     const double fan_in =
-        EndsWith(name, "skip_embeddings.weight")
-            ? static_cast<double>(parameter.size(1))
-            : static_cast<double>(parameter.numel()) / static_cast<double>(parameter.size(0));
+        embedding ? static_cast<double>(parameter.size(1))
+                  : static_cast<double>(parameter.numel()) / static_cast<double>(parameter.size(0));
     parameter.copy_(at::randn(parameter.sizes(), generator, at::TensorOptions(at::kFloat))
-                        .div_(std::sqrt(fan_in)));
+                        .div_(std::sqrt(3 * fan_in)));
   }
 }
 
@@ -457,10 +472,18 @@ void Unet::ResetTemporalParameters(uint64_t seed) {
   for (const auto& parameter : named_parameters()) {
     if (!IsTemporalParameter(parameter.key())) continue;
     at::Tensor value = parameter.value();
-    if (ClosesTemporalPart(parameter.key(), config_.temporal_variant)) {
+    const std::string& name = parameter.key();
+    if (ClosesTemporalPart(name, config_.temporal_variant)) {
       value.zero_();
+    } else if (EndsWith(name, ".temporal_merge")) {
+      value.fill_(0.5);
+    } else if (EndsWith(name, ".temporal_projection.weight")) {
+      // [C, C, 3, 1, 1], the identity. A random kernel would hold its merge near 0, where neither
+      // of the two learns.
+      value.zero_();
+      value.select(2, 1).copy_(at::eye(value.size(0)).unflatten(1, {-1, 1, 1}));
     } else {
-      FillRandom(value, parameter.key(), generator);
+      FillRandom(value, name, generator);
     }
   }
 }

@@ -122,11 +122,15 @@ class Unet : public torch::nn::Module {
   // shapes that do not fit.
   at::Tensor forward(const UnetInput& input, const TraceSink& trace = nullptr);
 
-  // Random spatial parts (fan-in scaled normal, from a generator seeded with `seed`) and temporal
-  // parts that are the identity.
+  // The start of training, from a generator seeded with `seed`: normal weights of variance
+  // 1 / (3 fan-in) (that of the uniform start of He et al. 2015 as PyTorch ships it), norms that
+  // ignore time and text, and residual branches whose last layer is zero (Dhariwal & Nichol 2021;
+  // Peebles & Xie 2023), so that the network learns one branch after the other from a short path.
+  // Temporal parts as below.
   void ResetParameters(uint64_t seed = 0);
-  // Only the temporal parts: fresh random weights whose last layers (or merge scalars) are zero, so
-  // that every frame gets exactly what the spatial network alone gives it.
+  // Only the temporal parts, so that every frame gets exactly what the spatial network alone gives
+  // it: convolutions start as the identity kernel, half merged in (both kernel and merge scalar
+  // learn from there); of all else the last layer is zero.
   void ResetTemporalParameters(uint64_t seed = 0);
   // Copies every spatial parameter from a text-to-image network. If this network has more input
   // channels, the additional ones get zero weights (interpolation: the source reads the middle one

@@ -17,6 +17,7 @@
 #include "worker/model/error.h"
 #include "worker/model/noise.h"
 #include "worker/model/sampler.h"
+#include "worker/model/weights_init.h"
 
 namespace kandinsky::model {
 namespace {
@@ -373,7 +374,7 @@ UnetConfig SmallConfig() {
 TEST(Guidance, IsTheSameInOneBatchAndInTwoPasses) {
   at::NoGradGuard no_grad;
   Unet unet(SmallConfig());
-  unet.ResetParameters(1);
+  InitializeWeights(unet, 1);
   at::manual_seed(2);
   const TextCondition text{at::randn({1, 5, 12}), at::ones({1, 5}, at::kLong)};
   const TextCondition negative{at::randn({1, 5, 12}), at::ones({1, 5}, at::kLong)};
@@ -423,7 +424,7 @@ TEST(Guidance, NullConditionShowsOneToken) {
 // The whole keyframe loop with its network: interrupted equals uninterrupted, whatever the rule.
 TEST(Guidance, KeyframeLoopResumesBitForBit) {
   Unet unet(SmallConfig());
-  unet.ResetParameters(1);
+  InitializeWeights(unet, 1);
   at::manual_seed(2);
   const TextCondition text{at::randn({1, 5, 12}), at::ones({1, 5}, at::kLong)};
   const TextCondition null = NullCondition(at::randn({12}), 5);
