@@ -238,6 +238,8 @@ int TrainTextToImage(const std::vector<std::string>& arguments, bool help) {
   flags.Add("frames", &options.frames, "frames of each clip of the pool");
   flags.Add("attribute_weight", &options.attribute_weight,
             "of the heads that read attributes off the pooled text; 0: none");
+  flags.Add("interpolation", &options.interpolation,
+            "with the dimensions of the interpolation U-Net, as a start for its trainer");
   if (help) return std::printf("%s", flags.Usage().c_str()), 0;
   flags.Parse(arguments);
   const Prepared prepared = Prepare(common);
@@ -262,7 +264,8 @@ int TrainKeyframes(const std::vector<std::string>& arguments, bool help) {
       "Conv1dAttn1dLayers, Conv1dAttn1dBlocks, Conv1dAttn3dBlocks or Conv3dAttn1dBlocks; empty: "
       "that of model.json");
   flags.Add("spacing", &options.spacing, "of keyframes, in frames of 30 a second");
-  flags.Add("joint", &options.joint, "train the spatial parts, too");
+  flags.Add("spatial_rate", &options.spatial_rate,
+            "learning rate of the spatial parts for 1 of the temporal ones; 0: frozen");
   if (help) return std::printf("%s", flags.Usage().c_str()), 0;
   flags.Parse(arguments);
   Prepared prepared = Prepare(common);

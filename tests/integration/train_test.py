@@ -26,9 +26,10 @@ SIZE = ["--height", "32", "--width", "32"]
 QUICK = ["--threads", "1", "--log_every", "1", "--sample_every", "0", "--warmup_steps", "2", "--noprogress"]
 
 
-def train(command, out, *options, env=None, check=True):
+def train(command, out, *options, env=None, check=True, preset=None):
     """Runs one trainer to its end and returns the finished process."""
-    argv = [f"{ARGS.bin}/kandinsky-train", command, "--preset", ARGS.model, "--out", str(out), *QUICK, *options]
+    preset = str(preset or ARGS.model)
+    argv = [f"{ARGS.bin}/kandinsky-train", command, "--preset", preset, "--out", str(out), *QUICK, *options]
     done = subprocess.run(argv, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=240)
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(argv)}\nended with {done.returncode}\n{done.stdout}{done.stderr}")
@@ -159,6 +160,50 @@ class TrainTest(unittest.TestCase):
         self.assertIn("perceptual", second)
         self.assertNotIn("perceptual", first)
         self.assertGreater(float(second["psnr"]), float(first["psnr"]))
+
+    def test_spatial_parts_learn_at_the_rate_they_are_given(self):
+        start = self.directory / "start"
+        common = [*SIZE, "--batch_size", "2"]
+        pool = [*common, "--clips", "4"]
+        train("movq", start, *common, "--crop", "0", "--steps", "1")
+        train("text-to-image", start, *pool, "--steps", "2")
+
+        def tensors(path):
+            header, data = weights(path)
+            return {name: data[slice(*entry["data_offsets"])] for name, entry in header.items()
+                    if name.startswith("unet.")}
+
+        image = tensors(start / "training" / "text-to-image.safetensors")
+        for rate, moves in (("0", False), ("0.5", True)):
+            with self.subTest(spatial_rate=rate):
+                out = self.directory / f"rate{rate}"
+                train("keyframes", out, *pool, "--from", str(start), "--steps", "3", "--spatial_rate", rate)
+                video = tensors(out / "keyframes.safetensors")
+                self.assertGreater(len(video), len(image))
+                self.assertEqual(any(video[name] != image[name] for name in image), moves)
+        done = train("keyframes", self.directory / "out", *pool, "--from", str(start), "--steps", "3",
+                     "--spatial_rate", "-1", check=False)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--spatial_rate is -1", done.stderr)
+
+    def test_interpolation_may_have_dimensions_of_its_own(self):
+        preset, out, start = (self.directory / name for name in ("preset", "out", "start"))
+        shutil.copytree(ARGS.model, preset, ignore=shutil.ignore_patterns("*.safetensors"))
+        model = json.loads((preset / "model.json").read_text())
+        model["interpolation_unet"].update(model_channels=32, init_channels=32)
+        (preset / "model.json").write_text(json.dumps(model))
+        pool = [*SIZE, "--batch_size", "2", "--clips", "4", "--steps", "2"]
+        train("movq", out, *SIZE, "--batch_size", "2", "--crop", "0", "--steps", "1", preset=preset)
+        train("text-to-image", out, *pool, preset=preset)
+        train("keyframes", out, *pool, preset=preset)
+        refused = train("interpolation", out, *pool, preset=preset, check=False)
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn("text-to-image.safetensors", refused.stderr)
+        start.mkdir()
+        shutil.copy(out / "movq.safetensors", start)
+        train("text-to-image", start, *pool, "--interpolation", preset=preset)
+        train("interpolation", out, *pool, "--from", str(start), preset=preset)
+        self.assertTrue((out / "interpolation.safetensors").exists())
 
     def test_pool_encoded_on_demand_gives_the_same_losses(self):
         ahead, lazy = self.directory / "ahead", self.directory / "lazy"

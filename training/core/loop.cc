@@ -30,6 +30,7 @@ using model::ModelError;
 using torch::optim::AdamW;
 using torch::optim::AdamWOptions;
 using torch::optim::AdamWParamState;
+using torch::optim::OptimizerParamGroup;
 
 // Of every run are in the log, so that a short run can be compared with a long one.
 constexpr int64_t kFirstSteps = 5;
@@ -45,22 +46,27 @@ class Trained {
  public:
   Trained(Objective objective, const TrainOptions& options)
       : objective_(std::move(objective)), options_(options) {
-    std::vector<at::Tensor> parameters;
+    std::map<double, std::vector<at::Tensor>> by_rate;
     for (const NamedTensor& parameter : objective_.parameters) {
-      parameters.push_back(parameter.value);
+      by_rate[parameter.rate].push_back(parameter.value);
       if (objective_.average) average_.push_back(parameter.value.detach().clone());
     }
-    adam_ = std::make_unique<AdamW>(parameters,
-                                    AdamWOptions(options.learning_rate)
-                                        .betas(std::make_tuple(options.beta1, options.beta2))
-                                        .weight_decay(options.weight_decay));
+    std::vector<OptimizerParamGroup> groups;
+    for (const auto& [rate, parameters] : by_rate) {
+      groups.emplace_back(parameters);
+      rates_.push_back(rate);
+    }
+    adam_ =
+        std::make_unique<AdamW>(groups, AdamWOptions(options.learning_rate)
+                                            .betas(std::make_tuple(options.beta1, options.beta2))
+                                            .weight_decay(options.weight_decay));
     // With its moments from the start, so that saving and loading need no special case.
-    for (at::Tensor& parameter : parameters) {
+    for (const NamedTensor& parameter : objective_.parameters) {
       auto state = std::make_unique<AdamWParamState>();
       state->step(0);
-      state->exp_avg(at::zeros_like(parameter, at::MemoryFormat::Preserve));
-      state->exp_avg_sq(at::zeros_like(parameter, at::MemoryFormat::Preserve));
-      adam_->state()[parameter.unsafeGetTensorImpl()] = std::move(state);
+      state->exp_avg(at::zeros_like(parameter.value, at::MemoryFormat::Preserve));
+      state->exp_avg_sq(at::zeros_like(parameter.value, at::MemoryFormat::Preserve));
+      adam_->state()[parameter.value.unsafeGetTensorImpl()] = std::move(state);
     }
   }
 
@@ -78,8 +84,10 @@ class Trained {
     group.AllReduceMean(gradients);
     const double limit = options_.gradient_clip > 0 ? options_.gradient_clip : INFINITY;
     const double norm = torch::nn::utils::clip_grad_norm_(parameters, limit);
-    auto& adam_options = static_cast<AdamWOptions&>(adam_->param_groups()[0].options());
-    adam_options.lr(options_.learning_rate * LearningRateFactor(options_, step));
+    const double rate = options_.learning_rate * LearningRateFactor(options_, step);
+    for (size_t i = 0; i < rates_.size(); ++i) {
+      adam_->param_groups()[i].options().set_lr(rate * rates_[i]);
+    }
     adam_->step();
 
     at::NoGradGuard no_grad;
@@ -129,6 +137,7 @@ class Trained {
   Objective objective_;
   const TrainOptions options_;
   std::vector<at::Tensor> average_;
+  std::vector<double> rates_;  // of the optimizer's parameter groups
   std::unique_ptr<AdamW> adam_;
 };
 

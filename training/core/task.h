@@ -39,6 +39,7 @@ at::Tensor SampleNoise(const BatchKey& key, uint64_t use, at::IntArrayRef shape)
 struct NamedTensor {
   std::string name;
   at::Tensor value;
+  double rate = 1;  // its learning rate, relative to that of the run
 };
 
 // Parameters that one loss trains. A task has one; an adversarial one has a second for the

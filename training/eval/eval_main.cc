@@ -309,7 +309,7 @@ int Interpolation(Common common, const std::vector<std::string>& arguments, bool
   const model::Placement placement = common.Prepare();
   const model::ModelConfig config = model::ModelConfig::Load(common.model);
   const InterpolationSampling sampling = {
-      .steps = steps > 0 ? steps : config.defaults.steps,
+      .steps = steps > 0 ? steps : config.InterpolationSteps(config.defaults.steps),
       .guidance_scale = scale >= 0 ? scale : config.defaults.interpolation_guidance_scale};
   const Pace wanted = ParsePace(pace);
 

@@ -81,6 +81,8 @@ std::vector<std::pair<std::string, std::string>> ModelGenerator::Settings() cons
   if (interpolation_) {
     settings.emplace_back("interpolation sampler",
                           DescribeSampler(config().interpolation_sampling));
+    settings.emplace_back("interpolation steps",
+                          std::to_string(config().InterpolationSteps(request_.steps)));
     settings.emplace_back("interpolation guidance scale",
                           Number(request_.interpolation_guidance_scale));
   }

@@ -33,6 +33,9 @@ using model::UnetConfig;
 
 // Uses of random numbers.
 constexpr uint64_t kNoise = 1, kDraws = 2, kPerturbation = 3, kTimes = 4;
+// The expected error of keyframes over the timesteps.
+constexpr int64_t kLogErrorPoints = 17;
+constexpr double kLogErrorStart = -3, kLogErrorRate = 10;
 constexpr char kTextToImageFile[] = "training/text-to-image.safetensors";
 constexpr char kMfiFile[] = "training/mfi.safetensors";
 constexpr int64_t kClassTokens =
@@ -49,10 +52,12 @@ const char* const kSheetPrompts[] = {
     "a purple triangle moves to the right on a gray background",
 };
 
-UnetConfig TextToImageConfig(UnetConfig config) {
-  config.temporal_variant = model::TemporalVariant::kNone;
-  config.num_frames = 0;
-  return config;
+// The network on single frames that `video`, one of config's two U-Nets, starts from.
+UnetConfig TextToImageConfig(const ModelConfig& config, UnetConfig video) {
+  video.temporal_variant = model::TemporalVariant::kNone;
+  video.num_frames = 0;
+  video.num_channels = video.out_channels = config.movq.z_channels;
+  return video;
 }
 
 // What one trainer of a U-Net has beside the network itself.
@@ -166,7 +171,9 @@ class TextToImageTask : public UnetTask {
       : UnetTask(config, directory, std::move(source), options, device),
         options_(options),
         text_(config, directory, device),
-        unet_(TextToImageConfig(config.keyframe_unet), at::TensorOptions(device)) {
+        unet_(TextToImageConfig(
+                  config, options.interpolation ? config.interpolation_unet : config.keyframe_unet),
+              at::TensorOptions(device)) {
     InitializeTextEncoder(text_.encoder(), seed);
     unet_.ResetParameters(seed + 1);
     at::NoGradGuard no_grad;
@@ -313,13 +320,20 @@ class KeyframesTask : public UnetTask {
         options_(options),
         text_(config, directory, device),
         unet_(config.keyframe_unet, at::TensorOptions(device)) {
-    Unet image(TextToImageConfig(config.keyframe_unet), at::TensorOptions(device));
+    if (!(options.spatial_rate >= 0 && options.spatial_rate <= 100)) {
+      throw model::ModelError(
+          model::ModelError::Kind::kInvalidArgument,
+          "--spatial_rate is " + std::to_string(options.spatial_rate) + ", must be 0 to 100");
+    }
+    Unet image(TextToImageConfig(config, config.keyframe_unet), at::TensorOptions(device));
     LoadTextToImage(&image, text_);
     unet_.ResetTemporalParameters(seed);
     unet_.CopySpatialParameters(image);
     if (!base_.tune.empty()) LoadModule(unet_, base_.tune, config.weights.keyframe_unet, device);
     FillPool({.frames = config.keyframes, .height = options.height, .width = options.width},
              {options.spacing});
+    log_error_ = at::full({kLogErrorPoints}, kLogErrorStart, at::TensorOptions(device))
+                     .set_requires_grad(true);
     unet_.train();
   }
 
@@ -329,17 +343,18 @@ class KeyframesTask : public UnetTask {
     nlohmann::json json = BaseFingerprint();
     json["unet"] = unet_.config().ToJson();
     json["spacing"] = options_.spacing;
-    json["joint"] = options_.joint;
+    json["spatial_rate"] = options_.spatial_rate;
     return json;
   }
 
   std::vector<Objective> Objectives() override {
     std::vector<NamedTensor> parameters;
     for (NamedTensor& parameter : ParametersOf(unet_)) {
-      const bool trained = options_.joint || Unet::IsTemporalParameter(parameter.name);
-      parameter.value.set_requires_grad(trained);
-      if (trained) parameters.push_back(parameter);
+      if (!Unet::IsTemporalParameter(parameter.name)) parameter.rate = options_.spatial_rate;
+      parameter.value.set_requires_grad(parameter.rate > 0);
+      if (parameter.rate > 0) parameters.push_back(parameter);
     }
+    parameters.push_back({"log_error", log_error_, kLogErrorRate});
     return {{"unet", std::move(parameters), true}};
   }
 
@@ -379,7 +394,13 @@ class KeyframesTask : public UnetTask {
                                                  .context = text.context,
                                                  .context_mask = text.mask,
                                                  .frames = config_.keyframes});
-    return {(prediction - Target(latents, t, noise)).square().mean(), {}};
+    const at::Tensor errors = (prediction - Target(latents, t, noise))
+                                  .square()
+                                  .reshape({-1, config_.keyframes * latents[0].numel()})
+                                  .mean(1);  // [B]
+    const at::Tensor expected = LogError(t.slice(0, 0, t.size(0), config_.keyframes));
+    return {(errors * (-expected).exp() + expected).mean(),
+            {{"denoising", errors.mean().item<double>()}}};
   }
 
   at::Tensor SampleSheet(uint64_t seed) override {
@@ -410,9 +431,20 @@ class KeyframesTask : public UnetTask {
   }
 
  private:
+  // Logarithm of the error that is expected at timesteps t [B], from a line through log_error_.
+  at::Tensor LogError(const at::Tensor& t) const {
+    const at::Tensor position = t.to(at::kFloat) * (static_cast<double>(log_error_.size(0) - 1) /
+                                                    static_cast<double>(schedule_.steps()));
+    const at::Tensor left = position.floor();
+    const at::Tensor index = left.to(at::kLong);
+    return at::lerp(log_error_.index_select(0, index), log_error_.index_select(0, index + 1),
+                    position - left);
+  }
+
   const KeyframesOptions options_;
   mutable TextSide text_;
   Unet unet_;
+  at::Tensor log_error_;  // at timesteps 0, T/16, .. T
 };
 
 class InterpolationTask : public UnetTask {
@@ -433,7 +465,9 @@ class InterpolationTask : public UnetTask {
           "--groups must be 1 or more, --skip_least and --skip_most 1 to 19 and in order, "
           "--perturbation_most 0 to schedule_steps - 1");
     }
-    Unet image(TextToImageConfig(config.keyframe_unet), at::TensorOptions(device));
+    Unet image(
+        TextToImageConfig(config, options.mfi ? config.keyframe_unet : config.interpolation_unet),
+        at::TensorOptions(device));
     LoadTextToImage(&image, text_);
     unet_.ResetTemporalParameters(seed);
     unet_.CopySpatialParameters(image);
@@ -606,7 +640,7 @@ class InterpolationTask : public UnetTask {
     const model::SeededNoise noise(seed);
     if (!options_.mfi) {
       model::SamplerConfig sampling = config_.interpolation_sampling;
-      sampling.steps = config_.defaults.steps;
+      sampling.steps = config_.InterpolationSteps(config_.defaults.steps);
       return model::MergeGroups(
           video,
           model::SampleGroups(unet_, video, text_.null_embedding(),
@@ -614,7 +648,7 @@ class InterpolationTask : public UnetTask {
                               {.scale = config_.defaults.interpolation_guidance_scale}, noise));
     }
     model::SamplerConfig sampling = config_.keyframe_sampling;
-    sampling.steps = config_.defaults.steps;
+    sampling.steps = config_.InterpolationSteps(config_.defaults.steps);
     const model::Sampler sampler(sampling);
     const model::DenoisingLoop loop(
         sampler,

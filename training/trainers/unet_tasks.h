@@ -36,6 +36,9 @@ struct TextToImageOptions : UnetTaskOptions {
   // Heads that read shape, colour, background and motion off the pooled text while training, thrown
   // away afterwards: they make a text encoder that starts from nothing learn its words soon.
   double attribute_weight = 0.1;
+  // Dimensions of config.interpolation_unet instead of keyframe_unet's: a start for the
+  // interpolation trainer where the two differ.
+  bool interpolation = false;
 };
 
 // Spatial U-Net, text encoder, projection and null embedding together, on single frames. It
@@ -51,11 +54,15 @@ std::unique_ptr<Task> MakeTextToImageTask(const model::ModelConfig& config,
 
 struct KeyframesOptions : UnetTaskOptions {
   double spacing = 16;  // of keyframes, in frames of 30 a second: 2 a second
-  bool joint = false;   // train the spatial parts, too, which the paper keeps frozen
+  // Learning rate of the spatial parts, relative to that of the temporal ones; 0: they are frozen,
+  // as in the paper.
+  double spatial_rate = 0;
 };
 
 // The temporal parts of config.keyframe_unet on top of frozen text-to-image weights. State
-// "keyframes"; exports the files of `weights.keyframe_unet`, `projection` and `keyframe_null`.
+// "keyframes". The loss is the error divided by the one that is expected at the timestep, and the
+// logarithm of that, which is learned alongside (docs/training.md). Exports the files of
+// `weights.keyframe_unet`, `projection` and `keyframe_null`.
 std::unique_ptr<Task> MakeKeyframesTask(const model::ModelConfig& config,
                                         const std::string& model_directory,
                                         std::shared_ptr<const ClipSource> source,

@@ -93,7 +93,7 @@ IntRange ReadSide(ObjectReader& limits, const std::string& name, int64_t multipl
 }
 
 SamplerConfig ReadSampling(const nlohmann::json& json, const std::string& path,
-                           const std::string& prediction, std::vector<int64_t>* skip_frames) {
+                           const std::string& prediction, ModelConfig* interpolation) {
   ObjectReader reader(json, path);
   SamplerConfig config;
   config.type = ParseSamplerType(reader.Choice("sampler", {"ddpm", "ddim", "dpm++"}, "ddpm"));
@@ -104,7 +104,10 @@ SamplerConfig ReadSampling(const nlohmann::json& json, const std::string& path,
   config.schedule_steps = reader.Int("schedule_steps", 0, kMaxSteps, 0);
   config.eta = reader.Double("eta", 0, 1, 0.0);
   if (config.schedule_steps == 1) reader.Refuse("schedule_steps", "0 or at least 2");
-  if (skip_frames != nullptr) *skip_frames = reader.Ints("skip_frames", 0, 8, 0, 19);
+  if (interpolation != nullptr) {
+    interpolation->skip_frames = reader.Ints("skip_frames", 0, 8, 0, 19);
+    interpolation->interpolation_steps_max = reader.Int("steps_max", 0, kMaxSteps, 0);
+  }
   reader.Finish();
   return config;
 }
@@ -173,6 +176,10 @@ int64_t ModelConfig::size_multiple() const {
          std::max(keyframe_unet.size_multiple(), interpolation_unet.size_multiple());
 }
 
+int64_t ModelConfig::InterpolationSteps(int64_t requested) const {
+  return interpolation_steps_max > 0 ? std::min(requested, interpolation_steps_max) : requested;
+}
+
 ModelConfig ModelConfig::FromJson(const nlohmann::json& json) {
   ObjectReader reader(json, "model.json");
   ModelConfig config;
@@ -207,9 +214,8 @@ ModelConfig ModelConfig::FromJson(const nlohmann::json& json) {
 
   config.keyframe_sampling = ReadSampling(reader.Object("keyframe_sampling"),
                                           reader.Path("keyframe_sampling"), "epsilon", nullptr);
-  config.interpolation_sampling =
-      ReadSampling(reader.Object("interpolation_sampling"), reader.Path("interpolation_sampling"),
-                   "v", &config.skip_frames);
+  config.interpolation_sampling = ReadSampling(reader.Object("interpolation_sampling"),
+                                               reader.Path("interpolation_sampling"), "v", &config);
 
   ObjectReader decoding(reader.Object("decoding"), reader.Path("decoding"));
   config.decoder = decoding.Choice("decoder", {"image", "video"}, "image") == "video"
@@ -360,6 +366,7 @@ nlohmann::json ModelConfig::ToJson() const {
   json["keyframe_sampling"] = SamplingToJson(keyframe_sampling);
   json["interpolation_sampling"] = SamplingToJson(interpolation_sampling);
   json["interpolation_sampling"]["skip_frames"] = skip_frames;
+  json["interpolation_sampling"]["steps_max"] = interpolation_steps_max;
   json["decoding"] = {{"decoder", decoder == DecoderKind::kVideo ? "video" : "image"},
                       {"max_bytes", decode_max_bytes}};
   json["tokenizer"] = tokenizer;

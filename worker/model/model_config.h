@@ -47,7 +47,8 @@
 //       "eta": 0                         // ddim only
 //     },
 //     "interpolation_sampling": {        // the same, and
-//       "skip_frames": [3, 1]            // one number a pass
+//       "skip_frames": [3, 1],           // one number a pass
+//       "steps_max": 0                   // at most so many of a request's steps; 0: all of them
 //     },
 //     "decoding": {
 //       "decoder": "image",              // image | video
@@ -147,6 +148,9 @@ struct ModelConfig {
   SamplerConfig keyframe_sampling;
   SamplerConfig interpolation_sampling;
   std::vector<int64_t> skip_frames;  // one an interpolation pass
+  // Keyframes leave little open. What they do leave open, many steps decide at random, while few
+  // give nearly its mean, whose squared error is half as large.
+  int64_t interpolation_steps_max = 0;  // 0: no limit but the request's
   DecoderKind decoder = DecoderKind::kImage;
   int64_t decode_max_bytes = 0;
   std::string tokenizer = "spiece.model";
@@ -155,6 +159,8 @@ struct ModelConfig {
   // Width and height must be multiples of this: a latent cell's side times the deeper U-Net's total
   // downsampling.
   int64_t size_multiple() const;
+  // Denoising steps of an interpolation pass for a request of so many steps.
+  int64_t InterpolationSteps(int64_t requested) const;
 
   // Throws ModelError::kInvalidArgument naming field, value and limit; kNotFound when there is no
   // model.json.

@@ -308,7 +308,7 @@ at::Tensor InterpolationStage::Run(const at::Tensor& keyframes, const Generation
         {.pass = pass,
          .passes = request.passes,
          .skip_frames = config.skip_frames.at(static_cast<size_t>(pass))},
-        WithSteps(config.interpolation_sampling, request.steps),
+        WithSteps(config.interpolation_sampling, config.InterpolationSteps(request.steps)),
         {.scale = request.interpolation_guidance_scale}, noise != nullptr ? *noise : seeded, hooks,
         resume && resume->pass == pass ? resume : std::nullopt);
     video = MergeGroups(video, groups);

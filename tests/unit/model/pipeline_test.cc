@@ -25,11 +25,18 @@ using ::testing::HasSubstr;
 
 const std::string kModels = std::string(KANDINSKY_SOURCE_DIR) + "/models/";
 
-// A model directory with random weights of the tiny preset, made once and removed at the end.
+// The tiny preset with every pass in as many steps as the request says.
+ModelConfig TinyConfig() {
+  ModelConfig config = ModelConfig::Load(kModels + "tiny");
+  config.interpolation_steps_max = 0;
+  return config;
+}
+
+// A model directory with random weights of TinyConfig, made once and removed at the end.
 const std::string& TinyModel() {
   struct Directory {
     Directory() : path(::testing::TempDir() + "/pipeline_test_tiny." + std::to_string(getpid())) {
-      WriteRandomModel(ModelConfig::Load(kModels + "tiny"), kModels + "tiny", path, 1);
+      WriteRandomModel(TinyConfig(), kModels + "tiny", path, 1);
     }
     ~Directory() {
       std::error_code ignored;
@@ -108,6 +115,10 @@ TEST(ModelConfig, HostileFilesAreRefusedByName) {
        "levels[1].fps"},
       {"sampler", [](Json& j) { j["keyframe_sampling"]["sampler"] = "magic"; }, "ddpm or ddim"},
       {"schedule", [](Json& j) { j["keyframe_sampling"]["schedule_steps"] = 50; }, "steps.max"},
+      {"interpolation steps", [](Json& j) { j["interpolation_sampling"]["steps_max"] = -1; },
+       "steps_max is -1"},
+      {"keyframe steps", [](Json& j) { j["keyframe_sampling"]["steps_max"] = 2; },
+       "steps_max is not a known field"},
       {"video",
        [](Json& j) {
          j["decoding"]["decoder"] = "video";
@@ -194,7 +205,7 @@ TEST(ParsePlacement, KnowsItsNames) {
 
 TEST(WriteRandomModel, IsDeterministic) {
   const std::string copy = TinyModel() + ".copy";
-  const ModelConfig config = ModelConfig::Load(kModels + "tiny");
+  const ModelConfig config = TinyConfig();
   const auto read = [](const std::string& path) {
     std::ifstream file(path, std::ios::binary);
     return std::string{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
@@ -254,6 +265,31 @@ TEST(Stages, MakeEveryLevelAndReportEachStep) {
   const at::Tensor preview = keyframe_stage.Preview(latents.narrow(0, 0, 2));
   EXPECT_LE((preview.to(at::kInt) - frames.narrow(0, 0, 2).to(at::kInt)).abs().max().item<int>(),
             1);
+}
+
+TEST(Stages, InterpolateInFewerStepsIfTheModelSaysSo) {
+  const std::string few_steps = TinyModel() + ".few";
+  std::filesystem::copy(TinyModel(), few_steps);
+  nlohmann::json json = ReadJsonFile(few_steps + "/model.json");
+  json["interpolation_sampling"]["steps_max"] = 2;
+  std::ofstream(few_steps + "/model.json") << json;
+  const at::Tensor keyframes = at::randn({2, 4, 4, 4});
+  std::vector<int> reported;
+  StageHooks hooks;
+  hooks.progress = [&](const StageProgress& progress) { reported.push_back(progress.steps); };
+  const auto run = [&](const std::string& model, int64_t steps) {
+    GenerationRequest request = SmallRequest(1);
+    request.width = request.height = 32;
+    request.steps = steps;
+    InterpolationStage stage(model, {});
+    return stage.Run(keyframes, request, hooks);
+  };
+  const at::Tensor two = run(TinyModel(), 2);
+  EXPECT_TRUE(run(few_steps, 2).equal(two));
+  EXPECT_TRUE(run(few_steps, 50).equal(two));
+  EXPECT_EQ(reported, (std::vector<int>{2, 2, 2, 2, 2, 2}));
+  EXPECT_FALSE(run(TinyModel(), 3).equal(two));
+  std::filesystem::remove_all(few_steps);
 }
 
 TEST(Stages, DependOnSeedAndPrompts) {
