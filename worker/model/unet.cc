@@ -431,15 +431,27 @@ bool ClosesResidualBranch(std::string_view name) {
          EndsWith(name, ".feed_forward.2.weight");
 }
 
-// What time, text and position have to say about a norm's scale and shift.
-bool ConditionsNorm(std::string_view name) {
-  // Where frames tell their positions apart is left random: attention starts from it.
-  return name.find(".context_mlp.") != std::string_view::npos &&
-         name.find("temporal_norm") == std::string_view::npos;
+// True for norms of attention over frames, which see the positions of the frames.
+bool SeesPosition(std::string_view name) {
+  return name.find("temporal_norm.") != std::string_view::npos ||
+         name.find("temporal_attention_block.in_norm.") != std::string_view::npos;
+}
+
+// Variance of a weight times its fan-in. Positions must reach the attention over frames in full
+// strength: where all frames look alike it averages over them, which tells no frame from another
+// and gives the way there almost no gradient.
+double VarianceOf(std::string_view name) {
+  if (name.substr(0, 17) == "to_temporal_embed" || SeesPosition(name)) return 2;
+  if (EndsWith(name, "temporal_attention.to_query.weight") ||
+      EndsWith(name, "temporal_attention.to_key.weight")) {
+    return 1;
+  }
+  return 1.0 / 3;
 }
 
 void FillRandom(at::Tensor parameter, std::string_view name, at::Generator& generator) {
-  if (EndsWith(name, ".bias") || ClosesResidualBranch(name) || ConditionsNorm(name)) {
+  const bool condition = name.find(".context_mlp.") != std::string_view::npos;
+  if (EndsWith(name, ".bias") || ClosesResidualBranch(name) || (condition && !SeesPosition(name))) {
     parameter.zero_();
   } else if (name == "out_layer.0.weight") {
     parameter.fill_(1);
@@ -449,7 +461,7 @@ void FillRandom(at::Tensor parameter, std::string_view name, at::Generator& gene
         embedding ? static_cast<double>(parameter.size(1))
                   : static_cast<double>(parameter.numel()) / static_cast<double>(parameter.size(0));
     parameter.copy_(at::randn(parameter.sizes(), generator, at::TensorOptions(at::kFloat))
-                        .div_(std::sqrt(3 * fan_in)));
+                        .mul_(std::sqrt(VarianceOf(name) / fan_in)));
   }
 }
 
