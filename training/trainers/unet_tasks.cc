@@ -52,6 +52,13 @@ const char* const kSheetPrompts[] = {
     "a purple triangle moves to the right on a gray background",
 };
 
+void CheckRange(const std::string& flag, double value, double least, double most,
+                const std::string& limit) {
+  if (value >= least && value <= most) return;  // NaN is outside
+  throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
+                          flag + " is " + std::to_string(value) + ", must be " + limit);
+}
+
 // The network on single frames that `video`, one of config's two U-Nets, starts from.
 UnetConfig TextToImageConfig(const ModelConfig& config, UnetConfig video) {
   video.temporal_variant = model::TemporalVariant::kNone;
@@ -74,11 +81,7 @@ class UnetTask : public Task {
         device_(device),
         schedule_(model::ScheduleType::kCosine, options.schedule_steps),
         movq_(config.movq, at::TensorOptions(device)) {
-    if (!(options.timestep_shift >= 0.01 && options.timestep_shift <= 100)) {
-      throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
-                              "--timestep_shift is " + std::to_string(options.timestep_shift) +
-                                  ", must be 0.01 to 100");
-    }
+    CheckRange("--timestep_shift", options.timestep_shift, 0.01, 100, "0.01 to 100");
     LoadModule(movq_, from_, config.weights.movq, device);
     movq_.eval();
   }
@@ -320,11 +323,7 @@ class KeyframesTask : public UnetTask {
         options_(options),
         text_(config, directory, device),
         unet_(config.keyframe_unet, at::TensorOptions(device)) {
-    if (!(options.spatial_rate >= 0 && options.spatial_rate <= 100)) {
-      throw model::ModelError(
-          model::ModelError::Kind::kInvalidArgument,
-          "--spatial_rate is " + std::to_string(options.spatial_rate) + ", must be 0 to 100");
-    }
+    CheckRange("--spatial_rate", options.spatial_rate, 0, 100, "0 to 100");
     Unet image(TextToImageConfig(config, config.keyframe_unet), at::TensorOptions(device));
     LoadTextToImage(&image, text_);
     unet_.ResetTemporalParameters(seed);

@@ -92,9 +92,8 @@ IntRange ReadSide(ObjectReader& limits, const std::string& name, int64_t multipl
   return range;
 }
 
-SamplerConfig ReadSampling(const nlohmann::json& json, const std::string& path,
-                           const std::string& prediction, ModelConfig* interpolation) {
-  ObjectReader reader(json, path);
+// The fields that both loops have; the caller finishes the reader.
+SamplerConfig ReadSampling(ObjectReader& reader, const std::string& prediction) {
   SamplerConfig config;
   config.type = ParseSamplerType(reader.Choice("sampler", {"ddpm", "ddim", "dpm++"}, "ddpm"));
   config.schedule = ParseScheduleType(reader.Choice("schedule", {"cosine", "linear"}, "cosine"));
@@ -104,11 +103,6 @@ SamplerConfig ReadSampling(const nlohmann::json& json, const std::string& path,
   config.schedule_steps = reader.Int("schedule_steps", 0, kMaxSteps, 0);
   config.eta = reader.Double("eta", 0, 1, 0.0);
   if (config.schedule_steps == 1) reader.Refuse("schedule_steps", "0 or at least 2");
-  if (interpolation != nullptr) {
-    interpolation->skip_frames = reader.Ints("skip_frames", 0, 8, 0, 19);
-    interpolation->interpolation_steps_max = reader.Int("steps_max", 0, kMaxSteps, 0);
-  }
-  reader.Finish();
   return config;
 }
 
@@ -212,10 +206,15 @@ ModelConfig ModelConfig::FromJson(const nlohmann::json& json) {
   }
   CheckNetworks(config);
 
-  config.keyframe_sampling = ReadSampling(reader.Object("keyframe_sampling"),
-                                          reader.Path("keyframe_sampling"), "epsilon", nullptr);
-  config.interpolation_sampling = ReadSampling(reader.Object("interpolation_sampling"),
-                                               reader.Path("interpolation_sampling"), "v", &config);
+  ObjectReader keyframes(reader.Object("keyframe_sampling"), reader.Path("keyframe_sampling"));
+  config.keyframe_sampling = ReadSampling(keyframes, "epsilon");
+  keyframes.Finish();
+  ObjectReader interpolation(reader.Object("interpolation_sampling"),
+                             reader.Path("interpolation_sampling"));
+  config.interpolation_sampling = ReadSampling(interpolation, "v");
+  config.skip_frames = interpolation.Ints("skip_frames", 0, 8, 0, 19);
+  config.interpolation_steps_max = interpolation.Int("steps_max", 0, kMaxSteps, 0);
+  interpolation.Finish();
 
   ObjectReader decoding(reader.Object("decoding"), reader.Path("decoding"));
   config.decoder = decoding.Choice("decoder", {"image", "video"}, "image") == "video"

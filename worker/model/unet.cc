@@ -413,17 +413,14 @@ namespace {
 // True for the layer of a temporal part whose zero makes that part the identity.
 bool ClosesTemporalPart(std::string_view name, TemporalVariant variant) {
   if (EndsWith(name, "embed_merge") || EndsWith(name, "skip_merge")) return true;
-  if (EndsWith(name, "temporal_attention.output_layer.weight") ||
-      EndsWith(name, "temporal_attention_block.feed_forward.2.weight")) {
-    return true;
-  }
+  if (EndsWith(name, "temporal_attention.output_layer.weight")) return true;
   if (variant == TemporalVariant::kConv3dAttn1dBlocks) {
     return name.find(".temporal_up_projection.") != std::string_view::npos;
   }
   return name.find(".temporal_resnet_blocks.3.2.") != std::string_view::npos;
 }
 
-// True for the last layer of a residual branch of the spatial parts.
+// True for the last layer of any other residual branch.
 bool ClosesResidualBranch(std::string_view name) {
   return EndsWith(name, ".resnet_blocks.3.projection.weight") ||
          EndsWith(name, "_attention_block.attention.output_layer.weight") ||
@@ -456,10 +453,10 @@ void FillRandom(at::Tensor parameter, std::string_view name, at::Generator& gene
   } else if (name == "out_layer.0.weight") {
     parameter.fill_(1);
   } else {
-    const bool embedding = EndsWith(name, "skip_embeddings.weight");
     const double fan_in =
-        embedding ? static_cast<double>(parameter.size(1))
-                  : static_cast<double>(parameter.numel()) / static_cast<double>(parameter.size(0));
+        EndsWith(name, "skip_embeddings.weight")
+            ? static_cast<double>(parameter.size(1))
+            : static_cast<double>(parameter.numel()) / static_cast<double>(parameter.size(0));
     parameter.copy_(at::randn(parameter.sizes(), generator, at::TensorOptions(at::kFloat))
                         .mul_(std::sqrt(VarianceOf(name) / fan_in)));
   }
