@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/strings/str_split.h"
 #include "training/core/commands.h"
 #include "training/core/distributed.h"
 #include "training/core/flag_set.h"
@@ -254,7 +255,7 @@ int TrainKeyframes(const std::vector<std::string>& arguments, bool help) {
   common.train.batch_size = 6;
   common.directional_weight = 2;
   KeyframesOptions options;
-  std::string variant;
+  std::string variant, motions;
   FlagSet flags;
   common.AddTo(flags);
   AddUnetFlags(options, flags);
@@ -266,10 +267,13 @@ int TrainKeyframes(const std::vector<std::string>& arguments, bool help) {
   flags.Add("spacing", &options.spacing, "of keyframes, in frames of 30 a second");
   flags.Add("spatial_rate", &options.spatial_rate,
             "learning rate of the spatial parts for 1 of the temporal ones; 0: frozen");
+  flags.Add("motions", &motions,
+            "only clips whose captions say one of these, such as right,down,grow; empty: all");
   if (help) return std::printf("%s", flags.Usage().c_str()), 0;
   flags.Parse(arguments);
   Prepared prepared = Prepare(common);
   options.threads = common.threads;
+  options.motions = absl::StrSplit(motions, ',', absl::SkipEmpty());
   if (!variant.empty()) {
     prepared.config.keyframe_unet.temporal_variant = model::ParseTemporalVariant(variant);
     prepared.config.variant = variant;

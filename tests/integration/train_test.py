@@ -186,6 +186,32 @@ class TrainTest(unittest.TestCase):
         self.assertEqual(done.returncode, 2)
         self.assertIn("--spatial_rate is -1", done.stderr)
 
+    def test_keyframes_learn_from_the_motions_they_are_given(self):
+        start = self.directory / "start"
+        common = [*SIZE, "--batch_size", "2"]
+        pool = [*common, "--clips", "12"]
+        train("movq", start, *common, "--crop", "0", "--steps", "1")
+        train("text-to-image", start, *pool, "--steps", "1")
+
+        def keyframes(name, motions, *options, **how):
+            return train("keyframes", self.directory / name, *pool, "--from", str(start), "--steps", "2",
+                         "--motions", motions, *options, **how)
+
+        def losses(name, motions):
+            keyframes(name, motions)
+            return [row["loss"] for row in log(self.directory / name, "keyframes")]
+
+        slow = "left,right,up,down,still,grow,shrink"
+        chosen = losses("slow", slow)
+        self.assertNotEqual(chosen, losses("all", ""))  # some captions mention no motion
+        self.assertEqual(chosen, losses("again", slow))
+        for motions, options, message in (("left,sideways", [], '--motions has "sideways", must be of left, right'),
+                                          ("circle", ["--fast_fraction", "0"], "--motions leaves none of the 12")):
+            with self.subTest(motions=motions):
+                done = keyframes(motions, motions, *options, check=False)
+                self.assertEqual(done.returncode, 2)
+                self.assertIn(message, done.stderr)
+
     def test_interpolation_may_have_dimensions_of_its_own(self):
         preset, out, start = (self.directory / name for name in ("preset", "out", "start"))
         shutil.copytree(ARGS.model, preset, ignore=shutil.ignore_patterns("*.safetensors"))

@@ -6,9 +6,12 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <string_view>
 #include <utility>
 
 #include "training/core/picture.h"
+#include "training/domain/shapes.h"
 #include "training/trainers/export.h"
 #include "training/trainers/initialize.h"
 #include "training/trainers/latent_pool.h"
@@ -38,6 +41,7 @@ constexpr int64_t kLogErrorPoints = 17;
 constexpr double kLogErrorStart = -3, kLogErrorRate = 10;
 constexpr char kTextToImageFile[] = "training/text-to-image.safetensors";
 constexpr char kMfiFile[] = "training/mfi.safetensors";
+constexpr size_t kMotionAttribute = 3;
 constexpr int64_t kClassTokens =
     2;  // of the context without text: the null embedding and a masked zero
 
@@ -187,10 +191,11 @@ class TextToImageTask : public UnetTask {
     text_.null_embedding().copy_(
         at::randn(text_.null_embedding().sizes(), at::detail::createCPUGenerator(seed + 2)));
     text_.null_embedding().set_requires_grad(true);
+    at::Generator generator = at::detail::createCPUGenerator(seed + 3);
     for (const int64_t values : kAttributeValues) {
-      heads_.push_back(
-          at::zeros({values, config.keyframe_unet.time_embed_dim}, at::TensorOptions(device))
-              .set_requires_grad(true));
+      const at::Tensor rows = at::randn({values, unet_.config().time_embed_dim}, generator,
+                                        at::TensorOptions(at::kFloat));
+      heads_.push_back((rows / rows.norm(2, 1, true)).to(device));
     }
     FillPool({.frames = options.frames, .height = options.height, .width = options.width},
              {240.0 / static_cast<double>(std::max<int64_t>(options.frames, 2))});
@@ -215,9 +220,6 @@ class TextToImageTask : public UnetTask {
       parameters.push_back(one);
     }
     parameters.push_back({"null_embedding", text_.null_embedding()});
-    for (size_t i = 0; i < heads_.size(); ++i) {
-      parameters.push_back({"attributes." + std::to_string(i), heads_[i]});
-    }
     return {{"model", std::move(parameters), true}};
   }
 
@@ -266,11 +268,12 @@ class TextToImageTask : public UnetTask {
     losses.values["denoising"] = denoising.item<double>();
     if (options_.attribute_weight > 0) {
       const at::Tensor attributes = batch.at("attributes").to(device_);
+      const at::Tensor read = at::silu(pooled);  // as the norms of all blocks read it
       for (int64_t i = 0; i < kAttributes; ++i) {
         const at::Tensor wanted = attributes.select(1, i);
         const at::Tensor known = wanted.ge(0).to(at::kFloat);
         const at::Tensor each =
-            at::cross_entropy_loss(at::linear(pooled, heads_[static_cast<size_t>(i)]), wanted, {},
+            at::cross_entropy_loss(at::linear(read, heads_[static_cast<size_t>(i)]), wanted, {},
                                    at::Reduction::None, /*ignore_index=*/-1);
         // Per sample of the joined batch, so that processes may average.
         const at::Tensor loss = (each * known).mean();
@@ -311,7 +314,7 @@ class TextToImageTask : public UnetTask {
   const TextToImageOptions options_;
   mutable TextSide text_;
   Unet unet_;
-  std::vector<at::Tensor> heads_;  // [values, E] each
+  std::vector<at::Tensor> heads_;  // [values, E] each, rows of length 1
 };
 
 class KeyframesTask : public UnetTask {
@@ -331,6 +334,7 @@ class KeyframesTask : public UnetTask {
     if (!base_.tune.empty()) LoadModule(unet_, base_.tune, config.weights.keyframe_unet, device);
     FillPool({.frames = config.keyframes, .height = options.height, .width = options.width},
              {options.spacing});
+    ChooseClips();
     log_error_ = at::full({kLogErrorPoints}, kLogErrorStart, at::TensorOptions(device))
                      .set_requires_grad(true);
     unet_.train();
@@ -343,6 +347,7 @@ class KeyframesTask : public UnetTask {
     json["unet"] = unet_.config().ToJson();
     json["spacing"] = options_.spacing;
     json["spatial_rate"] = options_.spatial_rate;
+    json["motions"] = options_.motions;
     return json;
   }
 
@@ -363,7 +368,8 @@ class KeyframesTask : public UnetTask {
     std::vector<int64_t> times, dropped;
     for (int64_t i = 0; i < key.count; ++i) {
       Random random = Random::At(key.seed, kDraws, key.Sample(i));
-      const int64_t clip = random.Below(static_cast<int>(pool_->clips()));
+      const int64_t clip =
+          chosen_[static_cast<size_t>(random.Below(static_cast<int>(chosen_.size())))];
       latents.push_back(pool_->Latents(clip));
       captions.push_back(pool_->Caption(clip));
       times.push_back(Timestep(key, i));
@@ -430,6 +436,35 @@ class KeyframesTask : public UnetTask {
   }
 
  private:
+  // The clips that options_.motions allows.
+  void ChooseClips() {
+    std::set<int64_t> motions;
+    for (const std::string& name : options_.motions) {
+      int motion = 0;
+      std::string known;
+      for (; motion < kMotions; ++motion) {
+        const std::string_view one = Name(static_cast<Motion>(motion));
+        if (one == name) break;
+        known += std::string(known.empty() ? "" : ", ") + std::string(one);
+      }
+      if (motion == kMotions) {
+        throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
+                                "--motions has \"" + name + "\", must be of " + known);
+      }
+      motions.insert(motion);
+    }
+    for (int64_t clip = 0; clip < pool_->clips(); ++clip) {
+      if (motions.empty() || motions.contains(pool_->Attributes(clip)[kMotionAttribute])) {
+        chosen_.push_back(clip);
+      }
+    }
+    if (chosen_.empty()) {
+      throw model::ModelError(
+          model::ModelError::Kind::kInvalidArgument,
+          "--motions leaves none of the " + std::to_string(pool_->clips()) + " clips");
+    }
+  }
+
   // Logarithm of the error that is expected at timesteps t [B], from a line through log_error_.
   at::Tensor LogError(const at::Tensor& t) const {
     const at::Tensor position = t.to(at::kFloat) * (static_cast<double>(log_error_.size(0) - 1) /
@@ -443,7 +478,8 @@ class KeyframesTask : public UnetTask {
   const KeyframesOptions options_;
   mutable TextSide text_;
   Unet unet_;
-  at::Tensor log_error_;  // at timesteps 0, T/16, .. T
+  std::vector<int64_t> chosen_;  // clips of the pool
+  at::Tensor log_error_;         // at timesteps 0, T/16, .. T
 };
 
 class InterpolationTask : public UnetTask {

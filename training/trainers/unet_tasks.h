@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "training/core/task.h"
 #include "training/data/clip_source.h"
@@ -33,8 +34,11 @@ struct UnetTaskOptions {
 
 struct TextToImageOptions : UnetTaskOptions {
   int64_t frames = 4;  // that are taken of each clip of the pool
-  // Heads that read shape, colour, background and motion off the pooled text while training, thrown
-  // away afterwards: they make a text encoder that starts from nothing learn its words soon.
+  // Heads that read shape, colour, background and motion off the pooled text as the blocks' norms
+  // see it (with the timestep, after SiLU): they make a text encoder that starts from nothing learn
+  // its words soon. Their weights are random and fixed, of length 1 a value, so that it is the text
+  // that has to tell the values apart, motions as clearly as colours: single frames do not ask for
+  // motions, and what is faint here keyframes never learn to follow.
   double attribute_weight = 0.1;
   // Dimensions of config.interpolation_unet instead of keyframe_unet's: a start for the
   // interpolation trainer where the two differ.
@@ -57,6 +61,9 @@ struct KeyframesOptions : UnetTaskOptions {
   // Learning rate of the spatial parts, relative to that of the temporal ones; 0: they are frozen,
   // as in the paper.
   double spatial_rate = 0;
+  // Only clips of the shapes whose captions say one of these motions ("right", "grow", ..); empty:
+  // all clips. A start on few slow ones makes the frames of a clip agree soon.
+  std::vector<std::string> motions;
 };
 
 // The temporal parts of config.keyframe_unet on top of frozen text-to-image weights. State
