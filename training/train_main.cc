@@ -23,6 +23,7 @@
 #include "training/core/task.h"
 #include "training/data/clip_source.h"
 #include "training/domain/export.h"
+#include "training/domain/shapes.h"
 #include "training/trainers/export.h"
 #include "training/trainers/extractor_task.h"
 #include "training/trainers/movq_task.h"
@@ -250,6 +251,25 @@ int TrainTextToImage(const std::vector<std::string>& arguments, bool help) {
   return Run(*task, common, prepared.device);
 }
 
+// Names with commas between them.
+std::vector<Motion> ParseMotions(const std::string& names) {
+  const std::vector<std::string> split = absl::StrSplit(names, ',', absl::SkipEmpty());
+  std::vector<Motion> motions;
+  for (const std::string& name : split) {
+    std::string known;
+    int motion = 0;
+    for (; motion < kMotions && Name(static_cast<Motion>(motion)) != name; ++motion) {
+      known += (motion > 0 ? ", " : "") + std::string(Name(static_cast<Motion>(motion)));
+    }
+    if (motion == kMotions) {
+      throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
+                              "--motions has \"" + name + "\", must be of " + known);
+    }
+    motions.push_back(static_cast<Motion>(motion));
+  }
+  return motions;
+}
+
 int TrainKeyframes(const std::vector<std::string>& arguments, bool help) {
   Common common;
   common.train.batch_size = 6;
@@ -271,9 +291,9 @@ int TrainKeyframes(const std::vector<std::string>& arguments, bool help) {
             "only clips whose captions say one of these, such as right,down,grow; empty: all");
   if (help) return std::printf("%s", flags.Usage().c_str()), 0;
   flags.Parse(arguments);
+  options.motions = ParseMotions(motions);
   Prepared prepared = Prepare(common);
   options.threads = common.threads;
-  options.motions = absl::StrSplit(motions, ',', absl::SkipEmpty());
   if (!variant.empty()) {
     prepared.config.keyframe_unet.temporal_variant = model::ParseTemporalVariant(variant);
     prepared.config.variant = variant;

@@ -161,12 +161,17 @@ class TrainTest(unittest.TestCase):
         self.assertNotIn("perceptual", first)
         self.assertGreater(float(second["psnr"]), float(first["psnr"]))
 
-    def test_spatial_parts_learn_at_the_rate_they_are_given(self):
+    def text_to_image(self, clips):
+        """What keyframes start from, and the options of its pool."""
         start = self.directory / "start"
         common = [*SIZE, "--batch_size", "2"]
-        pool = [*common, "--clips", "4"]
+        pool = [*common, "--clips", clips]
         train("movq", start, *common, "--crop", "0", "--steps", "1")
         train("text-to-image", start, *pool, "--steps", "2")
+        return start, pool
+
+    def test_spatial_parts_learn_at_the_rate_they_are_given(self):
+        start, pool = self.text_to_image("4")
 
         def tensors(path):
             header, data = weights(path)
@@ -187,11 +192,7 @@ class TrainTest(unittest.TestCase):
         self.assertIn("--spatial_rate is -1", done.stderr)
 
     def test_keyframes_learn_from_the_motions_they_are_given(self):
-        start = self.directory / "start"
-        common = [*SIZE, "--batch_size", "2"]
-        pool = [*common, "--clips", "12"]
-        train("movq", start, *common, "--crop", "0", "--steps", "1")
-        train("text-to-image", start, *pool, "--steps", "1")
+        start, pool = self.text_to_image("12")
 
         def keyframes(name, motions, *options, **how):
             return train("keyframes", self.directory / name, *pool, "--from", str(start), "--steps", "2",

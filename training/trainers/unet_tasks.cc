@@ -6,12 +6,9 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <set>
-#include <string_view>
 #include <utility>
 
 #include "training/core/picture.h"
-#include "training/domain/shapes.h"
 #include "training/trainers/export.h"
 #include "training/trainers/initialize.h"
 #include "training/trainers/latent_pool.h"
@@ -347,7 +344,8 @@ class KeyframesTask : public UnetTask {
     json["unet"] = unet_.config().ToJson();
     json["spacing"] = options_.spacing;
     json["spatial_rate"] = options_.spatial_rate;
-    json["motions"] = options_.motions;
+    json["motions"] = nlohmann::json::array();
+    for (const Motion motion : options_.motions) json["motions"].push_back(Name(motion));
     return json;
   }
 
@@ -438,23 +436,12 @@ class KeyframesTask : public UnetTask {
  private:
   // The clips that options_.motions allows.
   void ChooseClips() {
-    std::set<int64_t> motions;
-    for (const std::string& name : options_.motions) {
-      int motion = 0;
-      std::string known;
-      for (; motion < kMotions; ++motion) {
-        const std::string_view one = Name(static_cast<Motion>(motion));
-        if (one == name) break;
-        known += std::string(known.empty() ? "" : ", ") + std::string(one);
-      }
-      if (motion == kMotions) {
-        throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
-                                "--motions has \"" + name + "\", must be of " + known);
-      }
-      motions.insert(motion);
-    }
+    const std::vector<Motion>& motions = options_.motions;
     for (int64_t clip = 0; clip < pool_->clips(); ++clip) {
-      if (motions.empty() || motions.contains(pool_->Attributes(clip)[kMotionAttribute])) {
+      const auto says = [&](Motion motion) {
+        return pool_->Attributes(clip)[kMotionAttribute] == static_cast<int64_t>(motion);
+      };
+      if (motions.empty() || std::any_of(motions.begin(), motions.end(), says)) {
         chosen_.push_back(clip);
       }
     }

@@ -10,6 +10,7 @@
 
 #include "training/core/task.h"
 #include "training/data/clip_source.h"
+#include "training/domain/shapes.h"
 #include "worker/model/model_config.h"
 
 namespace kandinsky::training {
@@ -61,9 +62,9 @@ struct KeyframesOptions : UnetTaskOptions {
   // Learning rate of the spatial parts, relative to that of the temporal ones; 0: they are frozen,
   // as in the paper.
   double spatial_rate = 0;
-  // Only clips of the shapes whose captions say one of these motions ("right", "grow", ..); empty:
-  // all clips. A start on few slow ones makes the frames of a clip agree soon.
-  std::vector<std::string> motions;
+  // Only clips of the shapes whose captions say one of these; empty: all clips. A start on few slow
+  // motions makes the frames of a clip agree soon.
+  std::vector<Motion> motions;
 };
 
 // The temporal parts of config.keyframe_unet on top of frozen text-to-image weights. State
