@@ -39,11 +39,8 @@ COPY . .
 RUN cmake --preset release -DKANDINSKY_BUILD_TESTS=OFF \
     && cmake --build --preset release --target kandinsky-worker kandinsky-train kandinsky \
     && strip build/release/bin/kandinsky-worker build/release/bin/kandinsky-train build/release/bin/kandinsky
-# The tiny model, with random weights where the repository has none, and LibTorch's libraries at the path that the
-# binaries know.
-RUN mkdir -p /image/models /image/opt/kandinsky \
-    && cp -r "$(deploy/local/tiny-model build/release/bin)" /image/models/tiny \
-    && cp models/tiny/model.json models/tiny/spiece.model /image/models/tiny/ \
+# LibTorch's libraries at the path that the binaries know.
+RUN mkdir -p /image/opt/kandinsky \
     && packages="$(echo build/venv/lib/python3*/site-packages)" \
     && cp -r --parents "$packages/torch/lib" /image/opt/kandinsky/ \
     && if [ -d "$packages/nvidia" ]; then cp -r --parents "$packages/nvidia" /image/opt/kandinsky/; fi
@@ -84,6 +81,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && install -d -o 10001 -g 10001 /var/lib/kandinsky/spill
 COPY --from=worker-build /image/ /
+COPY models/tiny /models/tiny
 COPY --from=worker-build /opt/kandinsky/build/release/bin/kandinsky-worker /usr/local/bin/
 COPY --from=worker-build /opt/kandinsky/build/release/bin/kandinsky-train /usr/local/bin/
 COPY --from=worker-build /opt/kandinsky/build/release/bin/kandinsky /usr/local/bin/

@@ -1,6 +1,6 @@
 """The public API end to end: real Redis, real processes, and a client that only knows what reflection tells.
 
-    api_test.py --bin build/release/bin --model build/models/tiny [--simulated] [unittest options]
+    api_test.py --bin build/release/bin --model models/tiny [--simulated] [unittest options]
 
 With --simulated the workers run a fast stand-in of the stages (kandinsky-sim-worker), so that builds without LibTorch
 test the same paths; whatever depends on the picture is then left out.

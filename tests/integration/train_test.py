@@ -306,6 +306,23 @@ class TrainTest(unittest.TestCase):
                 self.assertEqual(done.returncode, 2, done.stderr)
                 self.assertIn(want, done.stderr)
 
+    def test_recipe_gives_the_recorded_losses(self):
+        recipe = pathlib.Path(__file__).resolve().parents[2] / "training" / "recipes" / "tiny"
+        env = {**os.environ, "BIN": str(pathlib.Path(ARGS.bin).resolve())}
+        # the run whose beginning is repeated, exit status, what is said
+        cases = [
+            ("autoencoder-1", 0, "step 5: loss "),
+            ("text-to-image", 0, "step 5: loss "),
+            ("interpolation-1", 0, "step 5: loss "),
+            ("paint", 2, "no run is called paint"),
+        ]
+        for run, status, want in cases:
+            with self.subTest(run=run):
+                done = subprocess.run([recipe, self.directory / run, "--check", run], env=env, capture_output=True,
+                                      text=True, timeout=240)
+                self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+                self.assertIn(want, done.stdout + done.stderr)
+
     def test_state_of_another_run_is_refused(self):
         out = self.directory / "out"
         options = [*SIZE, "--crop", "0", "--batch_size", "1"]
