@@ -79,6 +79,8 @@ struct Common {
     flags.Add("gradient_clip", &train.gradient_clip, "largest gradient norm; 0: none");
     flags.Add("ema_decay", &train.ema_decay, "of the averaged weights, which are exported");
     flags.Add("stop_at", &train.stop_at, "end after this step as if interrupted; 0: do not");
+    flags.Add("export_at_stop", &train.export_at_stop,
+              "write the weights at --stop_at, too, not only at the last step");
     flags.Add("checkpoint_seconds", &train.checkpoint_seconds, "between states on disk");
     flags.Add("log_every", &train.log_every, "steps between lines of log.csv");
     flags.Add("sample_every", &train.sample_every, "steps between sample sheets; 0: at the end");
@@ -251,23 +253,24 @@ int TrainTextToImage(const std::vector<std::string>& arguments, bool help) {
   return Run(*task, common, prepared.device);
 }
 
-// Names with commas between them.
-std::vector<Motion> ParseMotions(const std::string& names) {
+// Names of an attribute's `count` values, with commas between them.
+template <typename Attribute>
+std::vector<Attribute> ParseNames(const std::string& flag, const std::string& names, int count) {
   const std::vector<std::string> split = absl::StrSplit(names, ',', absl::SkipEmpty());
-  std::vector<Motion> motions;
+  std::vector<Attribute> values;
   for (const std::string& name : split) {
     std::string known;
-    int motion = 0;
-    for (; motion < kMotions && Name(static_cast<Motion>(motion)) != name; ++motion) {
-      known += (motion > 0 ? ", " : "") + std::string(Name(static_cast<Motion>(motion)));
+    int value = 0;
+    for (; value < count && Name(static_cast<Attribute>(value)) != name; ++value) {
+      known += (value > 0 ? ", " : "") + std::string(Name(static_cast<Attribute>(value)));
     }
-    if (motion == kMotions) {
+    if (value == count) {
       throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
-                              "--motions has \"" + name + "\", must be of " + known);
+                              flag + " has \"" + name + "\", must be of " + known);
     }
-    motions.push_back(static_cast<Motion>(motion));
+    values.push_back(static_cast<Attribute>(value));
   }
-  return motions;
+  return values;
 }
 
 int TrainKeyframes(const std::vector<std::string>& arguments, bool help) {
@@ -275,7 +278,7 @@ int TrainKeyframes(const std::vector<std::string>& arguments, bool help) {
   common.train.batch_size = 6;
   common.directional_weight = 2;
   KeyframesOptions options;
-  std::string variant, motions;
+  std::string variant, colors, backgrounds, motions;
   FlagSet flags;
   common.AddTo(flags);
   AddUnetFlags(options, flags);
@@ -287,11 +290,15 @@ int TrainKeyframes(const std::vector<std::string>& arguments, bool help) {
   flags.Add("spacing", &options.spacing, "of keyframes, in frames of 30 a second");
   flags.Add("spatial_rate", &options.spatial_rate,
             "learning rate of the spatial parts for 1 of the temporal ones; 0: frozen");
-  flags.Add("motions", &motions,
-            "only clips whose captions say one of these, such as right,down,grow; empty: all");
+  const std::string only = "only clips whose captions say one of these, such as ";
+  flags.Add("colors", &colors, only + "red,blue; empty: any");
+  flags.Add("backgrounds", &backgrounds, only + "white,gray; empty: any");
+  flags.Add("motions", &motions, only + "right,down,grow; empty: any");
   if (help) return std::printf("%s", flags.Usage().c_str()), 0;
   flags.Parse(arguments);
-  options.motions = ParseMotions(motions);
+  options.colors = ParseNames<Color>("--colors", colors, kColors);
+  options.backgrounds = ParseNames<Background>("--backgrounds", backgrounds, kBackgrounds);
+  options.motions = ParseNames<Motion>("--motions", motions, kMotions);
   Prepared prepared = Prepare(common);
   options.threads = common.threads;
   if (!variant.empty()) {

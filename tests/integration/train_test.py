@@ -131,6 +131,9 @@ class TrainTest(unittest.TestCase):
                 first = train(command, out, *options, "--steps", "3", "--stop_at", "2")
                 self.assertIn("2 of 3 steps; run the same command to go on", first.stdout)
                 self.assertFalse((out / file).exists())
+                train(command, out, *options, "--steps", "3", "--stop_at", "2", "--export_at_stop")
+                self.assertTrue((out / file).exists())
+                (out / file).unlink()
                 second = train(command, out, *options, "--steps", "3")
                 self.assertIn("3 of 3 steps, weights written", second.stdout)
                 header, data = weights(out / file)
@@ -191,24 +194,28 @@ class TrainTest(unittest.TestCase):
         self.assertEqual(done.returncode, 2)
         self.assertIn("--spatial_rate is -1", done.stderr)
 
-    def test_keyframes_learn_from_the_motions_they_are_given(self):
+    def test_keyframes_learn_from_the_clips_they_are_given(self):
         start, pool = self.text_to_image("12")
 
         def keyframes(name, motions, *options, **how):
             return train("keyframes", self.directory / name, *pool, "--from", str(start), "--steps", "2",
                          "--motions", motions, *options, **how)
 
-        def losses(name, motions):
-            keyframes(name, motions)
+        def losses(name, motions, *options):
+            keyframes(name, motions, *options)
             return [row["loss"] for row in log(self.directory / name, "keyframes")]
 
         slow = "left,right,up,down,still,grow,shrink"
         chosen = losses("slow", slow)
         self.assertNotEqual(chosen, losses("all", ""))  # some captions mention no motion
         self.assertEqual(chosen, losses("again", slow))
+        self.assertNotEqual(losses("colors", slow, "--colors", "red,blue,green"), chosen)
+        self.assertNotEqual(losses("backgrounds", slow, "--backgrounds", "white,black"), chosen)
+        none = "--colors, --backgrounds and --motions leave none of the 12"
         for motions, options, message in (("left,sideways", [], '--motions has "sideways", must be of left, right'),
-                                          ("circle", ["--fast_fraction", "0"], "--motions leaves none of the 12")):
-            with self.subTest(motions=motions):
+                                          ("left", ["--colors", "pink"], '--colors has "pink", must be of red, green'),
+                                          ("circle", ["--fast_fraction", "0"], none)):
+            with self.subTest(motions=motions, options=options):
                 done = keyframes(motions, motions, *options, check=False)
                 self.assertEqual(done.returncode, 2)
                 self.assertIn(message, done.stderr)

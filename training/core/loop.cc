@@ -413,7 +413,7 @@ TrainResult Train(Task& task, const TrainOptions& options, ProcessGroup& group,
     if (stop) break;
   }
   const bool finished = step >= options.steps;
-  if (finished && main_process) {
+  if ((finished || (options.export_at_stop && step == end)) && main_process) {
     const AveragedScope averaged(trained);
     task.Export(options.out);
   }

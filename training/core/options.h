@@ -31,7 +31,8 @@ struct TrainOptions {
   double ema_decay = 0.999;
 
   // What follows changes nothing about what is learned.
-  int64_t stop_at = 0;  // end after this step as if interrupted; 0: go to the end
+  int64_t stop_at = 0;          // end after this step as if interrupted; 0: go to the end
+  bool export_at_stop = false;  // write the weights at stop_at, too
   double checkpoint_seconds = 120;
   int64_t log_every = 10;
   int64_t sample_every = 500;  // sample sheets; 0: only at the end

@@ -38,7 +38,7 @@ constexpr int64_t kLogErrorPoints = 17;
 constexpr double kLogErrorStart = -3, kLogErrorRate = 10;
 constexpr char kTextToImageFile[] = "training/text-to-image.safetensors";
 constexpr char kMfiFile[] = "training/mfi.safetensors";
-constexpr size_t kMotionAttribute = 3;
+constexpr size_t kColorAttribute = 1, kBackgroundAttribute = 2, kMotionAttribute = 3;
 constexpr int64_t kClassTokens =
     2;  // of the context without text: the null embedding and a masked zero
 
@@ -58,6 +58,13 @@ void CheckRange(const std::string& flag, double value, double least, double most
   if (value >= least && value <= most) return;  // NaN is outside
   throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
                           flag + " is " + std::to_string(value) + ", must be " + limit);
+}
+
+template <typename Attribute>
+nlohmann::json Names(const std::vector<Attribute>& values) {
+  nlohmann::json names = nlohmann::json::array();
+  for (const Attribute value : values) names.push_back(Name(value));
+  return names;
 }
 
 // The network on single frames that `video`, one of config's two U-Nets, starts from.
@@ -327,6 +334,7 @@ class KeyframesTask : public UnetTask {
     Unet image(TextToImageConfig(config, config.keyframe_unet), at::TensorOptions(device));
     LoadTextToImage(&image, text_);
     unet_.ResetTemporalParameters(seed);
+    unet_.OpenTemporalBlocks(seed + 1);
     unet_.CopySpatialParameters(image);
     if (!base_.tune.empty()) LoadModule(unet_, base_.tune, config.weights.keyframe_unet, device);
     FillPool({.frames = config.keyframes, .height = options.height, .width = options.width},
@@ -344,8 +352,9 @@ class KeyframesTask : public UnetTask {
     json["unet"] = unet_.config().ToJson();
     json["spacing"] = options_.spacing;
     json["spatial_rate"] = options_.spatial_rate;
-    json["motions"] = nlohmann::json::array();
-    for (const Motion motion : options_.motions) json["motions"].push_back(Name(motion));
+    json["colors"] = Names(options_.colors);
+    json["backgrounds"] = Names(options_.backgrounds);
+    json["motions"] = Names(options_.motions);
     return json;
   }
 
@@ -434,21 +443,24 @@ class KeyframesTask : public UnetTask {
   }
 
  private:
-  // The clips that options_.motions allows.
+  // The clips that options_ allows.
   void ChooseClips() {
-    const std::vector<Motion>& motions = options_.motions;
     for (int64_t clip = 0; clip < pool_->clips(); ++clip) {
-      const auto says = [&](Motion motion) {
-        return pool_->Attributes(clip)[kMotionAttribute] == static_cast<int64_t>(motion);
+      const auto says_one = [&](const auto& wanted, size_t attribute) {
+        return wanted.empty() || std::any_of(wanted.begin(), wanted.end(), [&](auto value) {
+                 return pool_->Attributes(clip)[attribute] == static_cast<int64_t>(value);
+               });
       };
-      if (motions.empty() || std::any_of(motions.begin(), motions.end(), says)) {
+      if (says_one(options_.colors, kColorAttribute) &&
+          says_one(options_.backgrounds, kBackgroundAttribute) &&
+          says_one(options_.motions, kMotionAttribute)) {
         chosen_.push_back(clip);
       }
     }
     if (chosen_.empty()) {
-      throw model::ModelError(
-          model::ModelError::Kind::kInvalidArgument,
-          "--motions leaves none of the " + std::to_string(pool_->clips()) + " clips");
+      throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
+                              "--colors, --backgrounds and --motions leave none of the " +
+                                  std::to_string(pool_->clips()) + " clips");
     }
   }
 

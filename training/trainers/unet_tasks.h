@@ -62,8 +62,10 @@ struct KeyframesOptions : UnetTaskOptions {
   // Learning rate of the spatial parts, relative to that of the temporal ones; 0: they are frozen,
   // as in the paper.
   double spatial_rate = 0;
-  // Only clips of the shapes whose captions say one of these; empty: all clips. A start on few slow
-  // motions makes the frames of a clip agree soon.
+  // Only clips of the shapes whose captions say one of these; empty: any. A start on clips that
+  // differ in nothing but their motion teaches what the words for motions mean (docs/training.md).
+  std::vector<Color> colors;
+  std::vector<Background> backgrounds;
   std::vector<Motion> motions;
 };
 

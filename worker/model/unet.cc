@@ -428,10 +428,22 @@ bool ClosesResidualBranch(std::string_view name) {
          EndsWith(name, ".feed_forward.2.weight");
 }
 
+// True for parameters of the blocks of attention over frames (not for the layers of
+// Conv1dAttn1dLayers).
+bool InAttentionBlock(std::string_view name) {
+  return name.find("temporal_attention_block.") != std::string_view::npos;
+}
+
 // True for norms of attention over frames, which see the positions of the frames.
 bool SeesPosition(std::string_view name) {
   return name.find("temporal_norm.") != std::string_view::npos ||
          name.find("temporal_attention_block.in_norm.") != std::string_view::npos;
+}
+
+// True for norms of temporal blocks that see time and text.
+bool SeesText(std::string_view name) {
+  return name.find(".temporal_resnet_blocks.") != std::string_view::npos ||
+         name.find("temporal_attention_block.out_norm.") != std::string_view::npos;
 }
 
 // Variance of a weight times its fan-in. Positions must reach the attention over frames in full
@@ -493,6 +505,30 @@ void Unet::ResetTemporalParameters(uint64_t seed) {
       value.select(2, 1).copy_(at::eye(value.size(0)).unflatten(1, {-1, 1, 1}));
     } else {
       FillRandom(value, name, generator);
+    }
+  }
+}
+
+void Unet::OpenTemporalBlocks(uint64_t seed) {
+  // Variances times fan-in: of positions, of what attention adds, of time and text.
+  constexpr double kPosition = 8, kOutput = 4, kText = 1.0 / 12;
+  at::NoGradGuard no_grad;
+  at::Generator generator = at::detail::createCPUGenerator(seed);
+  const auto parameters = named_parameters();
+  for (const auto& parameter : parameters) {
+    const std::string& name = parameter.key();
+    at::Tensor value = parameter.value();
+    const auto fill = [&](double variance) {
+      value.copy_(at::randn(value.sizes(), generator, at::TensorOptions(at::kFloat))
+                      .mul_(std::sqrt(variance / static_cast<double>(value.size(1)))));
+    };
+    constexpr std::string_view kKey = "key.weight";
+    if (EndsWith(name, ".context_mlp.1.weight") && (InAttentionBlock(name) || SeesText(name))) {
+      fill(SeesText(name) ? kText : kPosition);
+    } else if (InAttentionBlock(name) && EndsWith(name, ".output_layer.weight")) {
+      fill(kOutput);
+    } else if (InAttentionBlock(name) && EndsWith(name, kKey)) {
+      value.copy_(parameters[name.substr(0, name.size() - kKey.size()) + "query.weight"]);
     }
   }
 }

@@ -132,6 +132,14 @@ class Unet : public torch::nn::Module {
   // it: convolutions start as the identity kernel, half merged in (both kernel and merge scalar
   // learn from there); of all else the last layer is zero.
   void ResetTemporalParameters(uint64_t seed = 0);
+  // After ResetTemporalParameters: lets temporal blocks tell frames and texts apart from the first
+  // step, at the price of no longer starting as the spatial network. Attention blocks over frames
+  // get random output layers, keys equal to their queries and strong positions, so that a frame
+  // attends to itself and learns which it is; norms of temporal blocks see time and text. Without
+  // it, what depends on frame and text together ("grows" against "shrinks") has no gradient, as no
+  // layer sees both and over all texts it cancels out (docs/training.md). Does nothing to
+  // Conv1dAttn1dLayers, which has no temporal blocks.
+  void OpenTemporalBlocks(uint64_t seed = 0);
   // Copies every spatial parameter from a text-to-image network. If this network has more input
   // channels, the additional ones get zero weights (interpolation: the source reads the middle one
   // of the three noisy frames); if it has k times the output channels, the source's are repeated k

@@ -237,6 +237,24 @@ TEST(Unet, NewTemporalPartsAreTheIdentity) {
   }
 }
 
+TEST(Unet, OpenTemporalBlocksTellEqualFramesApart) {
+  at::NoGradGuard no_grad;
+  Unet image(SmallConfig(TemporalVariant::kNone));
+  FillAll(image, 3);
+  for (const TemporalVariant variant : kKeyframeVariants) {
+    Unet video(SmallConfig(variant));
+    video.CopySpatialParameters(image);
+    video.ResetTemporalParameters(9);
+    video.OpenTemporalBlocks(5);
+    UnetInput input = SmallInput(video.config(), 1, 3, 8, 8);
+    input.x = input.x.narrow(0, 0, 1).repeat({3, 1, 1, 1});
+    const at::Tensor frames = video.forward(input);
+    const bool blocks = variant != TemporalVariant::kConv1dAttn1dLayers;
+    EXPECT_EQ(MaxDifference(frames[0], frames[2]) > 1e-2, blocks) << TemporalVariantName(variant);
+    EXPECT_TRUE(frames.isfinite().all().item<bool>());
+  }
+}
+
 TEST(Unet, InterpolationStartsFromTheImageNetwork) {
   at::NoGradGuard no_grad;
   Unet image(SmallConfig(TemporalVariant::kNone));
