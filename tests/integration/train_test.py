@@ -12,6 +12,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -98,9 +99,18 @@ class TrainTest(unittest.TestCase):
         options = [*SIZE, "--crop", "0", "--steps", "5", "--batch_size", "4"]
         one, two = self.directory / "one", self.directory / "two"
         train("movq", one, *options)
-        env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        processes = [start("movq", two, *options, env={**env, "RANK": str(rank)}) for rank in range(2)]
+        port = free_port()
+        env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+        def listens():
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        processes = [start("movq", two, *options, env={**env, "RANK": "0"})]
         try:
+            # One that tried before could be given this very port for its own end, and talk to itself.
+            wait_until(listens, "process 0 listens", timeout=60)
+            processes.append(start("movq", two, *options, env={**env, "RANK": "1"}))
             outputs = [process.communicate(timeout=180)[0] for process in processes]
         finally:
             for process in processes:
