@@ -9,6 +9,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -206,15 +207,22 @@ TEST(Unet, HasThePublishedNumbersOfParameters) {
   }
 }
 
+// A small keyframe network with the spatial parameters of `image` and new temporal parts.
+std::unique_ptr<Unet> VideoFromImage(TemporalVariant variant, const Unet& image) {
+  auto video = std::make_unique<Unet>(SmallConfig(variant));
+  video->CopySpatialParameters(image);
+  video->ResetTemporalParameters(9);
+  return video;
+}
+
 // Level by level the video network computes what the image network computes.
 TEST(Unet, NewTemporalPartsAreTheIdentity) {
   at::NoGradGuard no_grad;
   Unet image(SmallConfig(TemporalVariant::kNone));
   FillAll(image, 3);
   for (const TemporalVariant variant : kKeyframeVariants) {
-    Unet video(SmallConfig(variant));
-    video.CopySpatialParameters(image);
-    video.ResetTemporalParameters(9);
+    const std::unique_ptr<Unet> start = VideoFromImage(variant, image);
+    Unet& video = *start;
     const UnetInput input = SmallInput(video.config(), 2, 3, 12, 8);
     UnetInput frames = input;
     frames.context = input.context.repeat_interleave(3, 0);
@@ -242,13 +250,11 @@ TEST(Unet, OpenTemporalBlocksTellEqualFramesApart) {
   Unet image(SmallConfig(TemporalVariant::kNone));
   FillAll(image, 3);
   for (const TemporalVariant variant : kKeyframeVariants) {
-    Unet video(SmallConfig(variant));
-    video.CopySpatialParameters(image);
-    video.ResetTemporalParameters(9);
-    video.OpenTemporalBlocks(5);
-    UnetInput input = SmallInput(video.config(), 1, 3, 8, 8);
+    const std::unique_ptr<Unet> video = VideoFromImage(variant, image);
+    video->OpenTemporalBlocks(5);
+    UnetInput input = SmallInput(video->config(), 1, 3, 8, 8);
     input.x = input.x.narrow(0, 0, 1).repeat({3, 1, 1, 1});
-    const at::Tensor frames = video.forward(input);
+    const at::Tensor frames = video->forward(input);
     const bool blocks = variant != TemporalVariant::kConv1dAttn1dLayers;
     EXPECT_EQ(MaxDifference(frames[0], frames[2]) > 1e-2, blocks) << TemporalVariantName(variant);
     EXPECT_TRUE(frames.isfinite().all().item<bool>());
