@@ -57,6 +57,7 @@ struct Common {
   uint64_t data_seed = 1;
   double fast_fraction = 0.25;
   double directional_weight = 1;
+  double leave_out = 0.1;
   TrainOptions train;
 
   void AddTo(FlagSet& flags) {
@@ -71,6 +72,7 @@ struct Common {
     flags.Add("fast_fraction", &fast_fraction, "part of the clips that bounce or circle");
     flags.Add("directional_weight", &directional_weight,
               "how often left, right, up, down are drawn for once that others are");
+    flags.Add("leave_out", &leave_out, "how often a caption leaves a word out, each on its own");
     flags.Add("learning_rate", &train.learning_rate, "AdamW's, after the warm-up");
     flags.Add("beta1", &train.beta1, "AdamW's");
     flags.Add("beta2", &train.beta2, "AdamW's");
@@ -109,6 +111,11 @@ Prepared Prepare(const Common& common) {
     prepared.device =
         model::ParsePlacement("cuda:" + std::to_string(LocalRank()), "float32").device;
   }
+  if (!(common.leave_out >= 0 && common.leave_out <= 1)) {
+    throw model::ModelError(
+        model::ModelError::Kind::kInvalidArgument,
+        "--leave_out is " + std::to_string(common.leave_out) + ", must be 0 to 1");
+  }
   at::set_num_threads(common.threads);
   const std::string from = common.preset.empty() ? common.train.out : common.preset;
   prepared.config = ModelConfig::Load(from);
@@ -119,7 +126,8 @@ Prepared Prepare(const Common& common) {
   } else {
     prepared.source = MakeShapesSource(
         common.data_seed,
-        {.fast_fraction = common.fast_fraction, .directional_weight = common.directional_weight});
+        {.fast_fraction = common.fast_fraction, .directional_weight = common.directional_weight},
+        common.leave_out);
   }
   return prepared;
 }
@@ -222,6 +230,8 @@ void AddUnetFlags(UnetTaskOptions& options, FlagSet& flags) {
   flags.Add("timestep_shift", &options.timestep_shift,
             "above 1: more training on high noise; 1: on all timesteps alike");
   flags.Add("unconditional", &options.unconditional, "how often the condition is left out");
+  flags.Add("captions", &options.captions,
+            "captions of each clip of the shapes; 0: a new one whenever it is drawn");
   flags.Add("from", &options.from,
             "model directory of the weights to start from; empty: that of --out");
 }
@@ -290,6 +300,10 @@ int TrainKeyframes(const std::vector<std::string>& arguments, bool help) {
   flags.Add("spacing", &options.spacing, "of keyframes, in frames of 30 a second");
   flags.Add("spatial_rate", &options.spatial_rate,
             "learning rate of the spatial parts for 1 of the temporal ones; 0: frozen");
+  flags.Add("frames", &options.frames,
+            "keyframes of each clip, spread evenly over it; 0: all of them");
+  flags.Add("layout_weight", &options.layout_weight,
+            "of a head that reads off where things are, whatever their colour; 0: none");
   const std::string only = "only clips whose captions say one of these, such as ";
   flags.Add("colors", &colors, only + "red,blue; empty: any");
   flags.Add("backgrounds", &backgrounds, only + "white,gray; empty: any");

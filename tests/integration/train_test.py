@@ -123,15 +123,15 @@ class TrainTest(unittest.TestCase):
     def test_every_trainer_runs_and_goes_on(self):
         out = self.directory / "model"
         preset = json.loads((pathlib.Path(ARGS.model) / "model.json").read_text())
+        start, pool = self.text_to_image("4", "--interpolation")
         common = [*SIZE, "--batch_size", "2"]
-        pool = [*common, "--clips", "4"]
         # The options of each trainer, and the file that it leaves.
         cases = [
             ("movq", [*common, "--crop", "16", "--codebook_size", "16", "--adversarial_weight", "0.1",
                       "--adversarial_start", "0"], preset["weights"]["movq"]["file"]),
             ("text-to-image", pool, "training/text-to-image.safetensors"),
             ("keyframes", pool, preset["weights"]["keyframe_unet"]["file"]),
-            ("interpolation", pool, preset["weights"]["interpolation_unet"]["file"]),
+            ("interpolation", [*pool, "--from", str(start)], preset["weights"]["interpolation_unet"]["file"]),
             ("interpolation", [*pool, "--baseline", "mfi"], "training/mfi.safetensors"),
         ]
         if "video_movq" in preset:
@@ -174,13 +174,13 @@ class TrainTest(unittest.TestCase):
         self.assertNotIn("perceptual", first)
         self.assertGreater(float(second["psnr"]), float(first["psnr"]))
 
-    def text_to_image(self, clips):
-        """What keyframes start from, and the options of its pool."""
+    def text_to_image(self, clips, *options):
+        """What keyframes (with "--interpolation": interpolation) start from, and the options of its pool."""
         start = self.directory / "start"
         common = [*SIZE, "--batch_size", "2"]
         pool = [*common, "--clips", clips]
         train("movq", start, *common, "--crop", "0", "--steps", "1")
-        train("text-to-image", start, *pool, "--steps", "2")
+        train("text-to-image", start, *pool, "--steps", "2", *options)
         return start, pool
 
     def test_spatial_parts_learn_at_the_rate_they_are_given(self):
@@ -221,14 +221,39 @@ class TrainTest(unittest.TestCase):
         self.assertEqual(chosen, losses("again", slow))
         self.assertNotEqual(losses("colors", slow, "--colors", "red,blue,green"), chosen)
         self.assertNotEqual(losses("backgrounds", slow, "--backgrounds", "white,black"), chosen)
+        # Where things are is learned only if that is asked for, and from as many frames as that says.
+        four = losses("four", slow, "--frames", "4")
+        self.assertNotEqual(four, chosen)
+        self.assertEqual(losses("sixteen", slow, "--frames", "16"), chosen)
+        self.assertNotIn("layout", log(self.directory / "four", "keyframes")[0])
+        self.assertNotEqual(losses("layout", slow, "--frames", "4", "--layout_weight", "2"), four)
+        first, second = log(self.directory / "layout", "keyframes")
+        self.assertGreater(float(first["layout"]), 0)
+        self.assertNotEqual(first["layout"], second["layout"])
+        header, _ = weights(self.directory / "layout" / "keyframes.safetensors")
+        self.assertFalse([name for name in header if "layout" in name])
         none = "--colors, --backgrounds and --motions leave none of the 12"
         for motions, options, message in (("left,sideways", [], '--motions has "sideways", must be of left, right'),
                                           ("left", ["--colors", "pink"], '--colors has "pink", must be of red, green'),
+                                          ("left", ["--frames", "17"], "--frames is 17.000000, must be 0 to the keyframes"),
+                                          ("left", ["--layout_weight", "-1"], "--layout_weight is -1.000000, must be 0 to"),
                                           ("circle", ["--fast_fraction", "0"], none)):
             with self.subTest(motions=motions, options=options):
                 done = keyframes(motions, motions, *options, check=False)
                 self.assertEqual(done.returncode, 2)
                 self.assertIn(message, done.stderr)
+
+    def test_tuning_needs_nothing_but_the_weights(self):
+        start, pool = self.text_to_image("4")
+        first, given = self.directory / "first", self.directory / "given"
+        train("keyframes", first, *pool, "--from", str(start), "--steps", "2")
+        given.mkdir()
+        for file in (start / "movq.safetensors", start / "text_encoder.safetensors", first / "keyframes.safetensors"):
+            shutil.copy(file, given)
+        train("keyframes", given, *pool, "--tune", str(given), "--steps", "2")
+        train("keyframes", self.directory / "from", *pool, "--from", str(start), "--tune", str(first), "--steps", "2")
+        self.assertEqual(log(given, "keyframes"), log(self.directory / "from", "keyframes"))
+        self.assertNotEqual(log(given, "keyframes")[0]["loss"], log(first, "keyframes")[0]["loss"])
 
     def test_interpolation_may_have_dimensions_of_its_own(self):
         preset, out, start = (self.directory / name for name in ("preset", "out", "start"))
@@ -258,6 +283,25 @@ class TrainTest(unittest.TestCase):
         self.assertEqual(log(ahead, "text-to-image"), log(lazy, "text-to-image"))
         self.assertTrue((ahead / "training" / "text-to-image" / "latents.safetensors").exists())
         self.assertFalse((lazy / "training" / "text-to-image" / "latents.safetensors").exists())
+
+    def test_captions_are_new_whenever_a_clip_is_drawn(self):
+        start, pool = self.text_to_image("1")
+
+        def losses(name, *options):
+            out = self.directory / name
+            out.mkdir()
+            shutil.copy(start / "movq.safetensors", out)
+            train("text-to-image", out, *pool, "--steps", "2", *options)
+            return [row["loss"] for row in log(out, "text-to-image")]
+
+        new = losses("new")
+        self.assertEqual(new, losses("again", "--captions", "0"))
+        one = losses("one", "--captions", "1")
+        self.assertNotEqual(new, one)
+        self.assertNotEqual(one, losses("short", "--captions", "1", "--leave_out", "1"))
+        done = train("text-to-image", start, *pool, "--captions", "-1", check=False)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--captions is -1", done.stderr)
 
     def test_metrics_while_training(self):
         out = self.directory / "out"
@@ -307,6 +351,7 @@ class TrainTest(unittest.TestCase):
             (["movq", "--out", "x", "--steps", "0"], "--steps is 0, must be 1 to 100000000"),
             (["movq", "--out", "x", "--ema_decay", "1"], "--ema_decay is 1, must be 0 or more and below 1"),
             (["movq", "--out", "x", "--steps", "many"], '--steps is "many", must be a whole number'),
+            (["movq", "--out", "x", "--leave_out", "2"], "--leave_out is 2.000000, must be 0 to 1"),
             (["movq", "--stepz", "1"], "unknown option --stepz"),
             (["movq"], "--out is needed"),
             (["interpolation", "--out", "x", "--baseline", "linear"], '--baseline is "linear", must be mfi or empty'),

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 
 #include "training/domain/shapes.h"
@@ -33,14 +34,17 @@ inline constexpr const char* kAttributeNames[kAttributes] = {"shape", "color", "
                                                              "motion"};
 inline constexpr int64_t kAttributeValues[kAttributes] = {kShapes, kColors, kBackgrounds, kMotions};
 
-struct Clip {
-  at::Tensor frames;    // uint8 [T, H, W, 3]
+struct Description {
   std::string caption;  // UTF-8
-  // Where to look in each frame: float [T, 2], (x, y) in pixels; undefined: nowhere special.
-  at::Tensor focus;
   // Shape, colour, background and motion as the caption mentions them, numbered as in the domain;
   // -1: not mentioned or not known.
   std::array<int64_t, kAttributes> attributes = {-1, -1, -1, -1};
+};
+
+struct Clip : Description {
+  at::Tensor frames;  // uint8 [T, H, W, 3]
+  // Where to look in each frame: float [T, 2], (x, y) in pixels; undefined: nowhere special.
+  at::Tensor focus;
 };
 
 // Immutable and thread-safe.
@@ -52,10 +56,19 @@ class ClipSource {
   // Sample `index` of an endless, shuffled order; equal arguments give equal clips. Throws
   // ModelError when a file cannot be read.
   virtual Clip Read(uint64_t index, const ClipRequest& request) const = 0;
+  // Another description of the same clip, a function of `variant` (0: that of Read), or none if the
+  // source knows only the one. A network that meets a clip many times, always under the same
+  // words, learns to recognise the clip by them.
+  virtual std::optional<Description> Redescribe(uint64_t index, const ClipRequest& request,
+                                                uint64_t variant) const {
+    (void)index, (void)request, (void)variant;
+    return std::nullopt;
+  }
 };
 
-// The moving shapes of training/domain.
-std::unique_ptr<ClipSource> MakeShapesSource(uint64_t seed, const ClipOptions& options);
+// The moving shapes of training/domain. `leave_out` as in CaptionOptions.
+std::unique_ptr<ClipSource> MakeShapesSource(uint64_t seed, const ClipOptions& options,
+                                             double leave_out = 0.1);
 
 // A folder of videos with captions (video_folder.h); it is looked through when it is first read.
 std::unique_ptr<ClipSource> MakeFolderSource(const std::string& folder, uint64_t seed);

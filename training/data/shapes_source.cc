@@ -13,7 +13,8 @@ constexpr uint64_t kStartStream = 11;  // where in the clip the frames start
 
 class ShapesSource : public ClipSource {
  public:
-  ShapesSource(uint64_t seed, const ClipOptions& options) : seed_(seed), options_(options) {}
+  ShapesSource(uint64_t seed, const ClipOptions& options, double leave_out)
+      : seed_(seed), options_(options), leave_out_(leave_out) {}
 
   nlohmann::json Fingerprint() const override {
     return {{"data", "shapes"},
@@ -21,7 +22,8 @@ class ShapesSource : public ClipSource {
             {"split", static_cast<int>(options_.split)},
             {"pace", static_cast<int>(options_.pace)},
             {"fast_fraction", options_.fast_fraction},
-            {"directional_weight", options_.directional_weight}};
+            {"directional_weight", options_.directional_weight},
+            {"leave_out", leave_out_}};
   }
 
   Clip Read(uint64_t index, const ClipRequest& request) const override {
@@ -51,26 +53,38 @@ class ShapesSource : public ClipSource {
       focus[1] =
           static_cast<float>(center.y * side + (static_cast<double>(request.height) - side) / 2);
     }
-    const Captioned captioned = CaptionAt(seed_, index, spec, {.motion = request.motion});
-    clip.caption = captioned.text;
-    const auto known = [](bool mentioned, auto value) {
-      return mentioned ? static_cast<int64_t>(value) : int64_t{-1};
-    };
-    clip.attributes = {known(captioned.shape, spec.shape), known(captioned.color, spec.color),
-                       known(captioned.background, spec.background),
-                       known(captioned.motion, spec.motion)};
+    static_cast<Description&>(clip) = Describe(index, spec, request, 0);
     return clip;
   }
 
+  std::optional<Description> Redescribe(uint64_t index, const ClipRequest& request,
+                                        uint64_t variant) const override {
+    return Describe(index, ClipAt(seed_, index, options_), request, variant);
+  }
+
  private:
+  Description Describe(uint64_t index, const ClipSpec& spec, const ClipRequest& request,
+                       uint64_t variant) const {
+    const Captioned captioned =
+        CaptionAt(seed_, index, spec, {.leave_out = leave_out_, .motion = request.motion}, variant);
+    const auto known = [](bool mentioned, auto value) {
+      return mentioned ? static_cast<int64_t>(value) : int64_t{-1};
+    };
+    return {captioned.text,
+            {known(captioned.shape, spec.shape), known(captioned.color, spec.color),
+             known(captioned.background, spec.background), known(captioned.motion, spec.motion)}};
+  }
+
   const uint64_t seed_;
   const ClipOptions options_;
+  const double leave_out_;
 };
 
 }  // namespace
 
-std::unique_ptr<ClipSource> MakeShapesSource(uint64_t seed, const ClipOptions& options) {
-  return std::make_unique<ShapesSource>(seed, options);
+std::unique_ptr<ClipSource> MakeShapesSource(uint64_t seed, const ClipOptions& options,
+                                             double leave_out) {
+  return std::make_unique<ShapesSource>(seed, options, leave_out);
 }
 
 at::Tensor ToNetworkInput(const at::Tensor& pixels) {

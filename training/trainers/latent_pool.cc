@@ -10,7 +10,9 @@
 #include <filesystem>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
+#include <utility>
 
 #include "training/trainers/initialize.h"
 #include "worker/model/checkpoint/safetensors.h"
@@ -45,8 +47,7 @@ LatentPool::LatentPool(const model::Movq& encoder, const ClipSource& source,
   latents_ = at::empty({clips, request.frames, encoder.config().z_channels, request.height / cell,
                         request.width / cell},
                        at::kHalf);
-  captions_.resize(static_cast<size_t>(clips));
-  attributes_.resize(static_cast<size_t>(clips));
+  descriptions_.resize(static_cast<size_t>(clips));
   if (!ahead) {
     encoded_ = std::make_unique<std::once_flag[]>(static_cast<size_t>(clips));
     return;
@@ -67,19 +68,35 @@ LatentPool::LatentPool(const model::Movq& encoder, const ClipSource& source,
     if (found != file.metadata().end() && found->second == fingerprint) {
       latents_ = file.Read("latents").clone();
       const nlohmann::json texts = nlohmann::json::parse(file.metadata().at("captions"));
-      captions_ = texts.get<std::vector<std::string>>();
-      const at::Tensor attributes = file.Read("attributes");  // int64 [clips, 4]
-      std::memcpy(attributes_.data(), attributes.data_ptr<int64_t>(), attributes.nbytes());
+      const at::Tensor attributes = file.Read("attributes");  // int64 [clips, kAttributes]
+      for (size_t i = 0; i < descriptions_.size(); ++i) {
+        descriptions_[i].caption = texts.at(i).get<std::string>();
+        std::memcpy(descriptions_[i].attributes.data(),
+                    attributes.data_ptr<int64_t>() + i * kAttributes,
+                    sizeof(descriptions_[i].attributes));
+      }
       return;
     }
   }
   EncodeAll(threads);
   std::filesystem::create_directories(std::filesystem::path(cache_file).parent_path());
-  const at::Tensor attributes = at::empty({clips, 4}, at::kLong);
-  std::memcpy(attributes.data_ptr<int64_t>(), attributes_.data(), attributes.nbytes());
-  model::WriteSafetensors(
-      cache_file, {{"latents", latents_}, {"attributes", attributes}},
-      {{"fingerprint", fingerprint}, {"captions", nlohmann::json(captions_).dump()}});
+  const at::Tensor attributes = at::empty({clips, kAttributes}, at::kLong);
+  nlohmann::json texts = nlohmann::json::array();
+  for (size_t i = 0; i < descriptions_.size(); ++i) {
+    texts.push_back(descriptions_[i].caption);
+    std::memcpy(attributes.data_ptr<int64_t>() + i * kAttributes,
+                descriptions_[i].attributes.data(), sizeof(descriptions_[i].attributes));
+  }
+  model::WriteSafetensors(cache_file, {{"latents", latents_}, {"attributes", attributes}},
+                          {{"fingerprint", fingerprint}, {"captions", texts.dump()}});
+}
+
+Description LatentPool::Describe(int64_t clip, uint64_t variant) const {
+  std::optional<Description> another =
+      source_.Redescribe(static_cast<uint64_t>(clip), request_, variant);
+  if (another) return *std::move(another);
+  Need(clip);
+  return descriptions_[static_cast<size_t>(clip)];
 }
 
 void LatentPool::Need(int64_t clip) const {
@@ -92,8 +109,7 @@ void LatentPool::Encode(int64_t clip) const {
   ClipRequest spaced = request_;
   spaced.spacing = Spacing(clip);
   const Clip read = source_.Read(static_cast<uint64_t>(clip), spaced);
-  captions_[static_cast<size_t>(clip)] = read.caption;
-  attributes_[static_cast<size_t>(clip)] = read.attributes;
+  descriptions_[static_cast<size_t>(clip)] = read;
   const at::Tensor images = ToNetworkInput(read.frames)
                                 .to(encoder_.parameters().front().device())
                                 .contiguous(at::MemoryFormat::ChannelsLast);

@@ -5,7 +5,6 @@
 
 #include <ATen/ATen.h>
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -36,18 +35,11 @@ class LatentPool {
     Need(clip);
     return latents_[clip].to(at::kFloat);
   }
-  const std::string& Caption(int64_t clip) const {
-    Need(clip);
-    return captions_[static_cast<size_t>(clip)];
-  }
   double Spacing(int64_t clip) const {
     return spacings_[static_cast<size_t>(clip) % spacings_.size()];
   }
-  // As in Clip.
-  const std::array<int64_t, 4>& Attributes(int64_t clip) const {
-    Need(clip);
-    return attributes_[static_cast<size_t>(clip)];
-  }
+  // The source's description of this variant, or the one that it has.
+  Description Describe(int64_t clip, uint64_t variant) const;
 
  private:
   void Need(int64_t clip) const;
@@ -61,8 +53,7 @@ class LatentPool {
   std::unique_ptr<std::once_flag[]> encoded_;  // one a clip; null when all are there
   // What Encode writes, once a clip.
   mutable at::Tensor latents_;  // float16 [clips, T, z, h, w]
-  mutable std::vector<std::string> captions_;
-  mutable std::vector<std::array<int64_t, 4>> attributes_;
+  mutable std::vector<Description> descriptions_;
 };
 
 }  // namespace kandinsky::training

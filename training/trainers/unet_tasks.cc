@@ -38,6 +38,7 @@ constexpr int64_t kLogErrorPoints = 17;
 constexpr double kLogErrorStart = -3, kLogErrorRate = 10;
 constexpr char kTextToImageFile[] = "training/text-to-image.safetensors";
 constexpr char kMfiFile[] = "training/mfi.safetensors";
+constexpr char kNullName[] = "null_embedding";  // in these two files
 constexpr size_t kColorAttribute = 1, kBackgroundAttribute = 2, kMotionAttribute = 3;
 constexpr int64_t kClassTokens =
     2;  // of the context without text: the null embedding and a masked zero
@@ -90,6 +91,7 @@ class UnetTask : public Task {
         schedule_(model::ScheduleType::kCosine, options.schedule_steps),
         movq_(config.movq, at::TensorOptions(device)) {
     CheckRange("--timestep_shift", options.timestep_shift, 0.01, 100, "0.01 to 100");
+    CheckRange("--captions", static_cast<double>(options.captions), 0, 1e9, "0 to 1000000000");
     LoadModule(movq_, from_, config.weights.movq, device);
     movq_.eval();
   }
@@ -104,6 +106,7 @@ class UnetTask : public Task {
             {"prediction", static_cast<int>(config_.keyframe_sampling.prediction)},
             {"timestep_shift", base_.timestep_shift},
             {"unconditional", base_.unconditional},
+            {"captions", base_.captions},
             {"tune", !base_.tune.empty()}};
   }
 
@@ -133,6 +136,16 @@ class UnetTask : public Task {
                     static_cast<int64_t>(steps * shift * u / (1 + (shift - 1) * u)));
   }
 
+  Description Describe(int64_t clip, Random& random) const {
+    uint64_t variant = 0;
+    if (base_.captions == 0) {
+      variant = random.Next();
+    } else if (base_.captions > 1) {
+      variant = static_cast<uint64_t>(random.Below(static_cast<int>(base_.captions)));
+    }
+    return pool_->Describe(clip, variant);
+  }
+
   // Adds noise; t [N].
   at::Tensor AddNoise(const at::Tensor& x, const at::Tensor& t, const at::Tensor& noise) const {
     return model::QSample(schedule_, x, t, noise);
@@ -149,14 +162,25 @@ class UnetTask : public Task {
   at::Tensor NetworkTime(const at::Tensor& t) const { return t * schedule_.time_scale(); }
 
   // The text-to-image network and what belongs to it, from its file.
-  void LoadTextToImage(Unet* unet, TextSide& text) const {
-    const model::WeightSource file = {kTextToImageFile, ""};
-    if (unet != nullptr) LoadModule(*unet, from_, {file.file, "unet."}, device_);
+  void LoadTextToImage(Unet& unet, TextSide& text) const {
+    LoadModule(unet, from_, {kTextToImageFile, "unet."}, device_);
     LoadModule(text.encoder().t5(), from_, config_.weights.text_encoder, device_);
-    LoadModule(text.encoder().projection(), from_, {file.file, "projections."}, device_);
-    const auto source = model::OpenCheckpoint(from_ + "/" + file.file);
+    LoadModule(text.encoder().projection(), from_, {kTextToImageFile, "projections."}, device_);
+    LoadNull(from_, {kTextToImageFile, kNullName}, text);
+  }
+
+  // What --tune goes on from: the network, and the null embedding that was exported with it.
+  void LoadTuned(Unet& unet, const model::WeightSource& weights, const model::WeightSource& null,
+                 TextSide& text) const {
+    LoadModule(unet, base_.tune, weights, device_);
+    LoadNull(base_.tune, null, text);
+  }
+
+  void LoadNull(const std::string& directory, const model::WeightSource& from,
+                TextSide& text) const {
+    const auto source = model::OpenCheckpoint(directory + "/" + from.file);
     text.null_embedding() = model::LoadNullEmbedding(
-        *source, "null_embedding", config_.text_encoder.context_dim, at::kFloat, device_);
+        *source, from.prefix, config_.text_encoder.context_dim, at::kFloat, device_);
   }
 
   const ModelConfig config_;
@@ -235,10 +259,11 @@ class TextToImageTask : public UnetTask {
       Random random = Random::At(key.seed, kDraws, key.Sample(i));
       const int64_t clip = random.Below(static_cast<int>(pool_->clips()));
       latents.push_back(pool_->Latents(clip)[random.Below(static_cast<int>(options_.frames))]);
-      captions.push_back(pool_->Caption(clip));
+      const Description description = Describe(clip, random);
+      captions.push_back(description.caption);
       times.push_back(Timestep(key, i));
       dropped.push_back(random.Chance(base_.unconditional) ? 1 : 0);
-      for (const int64_t value : pool_->Attributes(clip)) {
+      for (const int64_t value : description.attributes) {
         attributes.push_back(dropped.back() != 0 ? -1 : value);
       }
     }
@@ -309,7 +334,7 @@ class TextToImageTask : public UnetTask {
     std::map<std::string, at::Tensor> tensors;
     Collect(unet_, "unet.", tensors);
     Collect(text_.encoder().projection(), "projections.", tensors);
-    CollectNull(text_.null_embedding(), "null_embedding", tensors);
+    CollectNull(text_.null_embedding(), kNullName, tensors);
     ExportModule(text_.encoder().t5(), config_.weights.text_encoder, model_directory);
     ExportTensors(tensors, model_directory + "/" + kTextToImageFile);
   }
@@ -331,15 +356,33 @@ class KeyframesTask : public UnetTask {
         text_(config, directory, device),
         unet_(config.keyframe_unet, at::TensorOptions(device)) {
     CheckRange("--spatial_rate", options.spatial_rate, 0, 100, "0 to 100");
-    Unet image(TextToImageConfig(config, config.keyframe_unet), at::TensorOptions(device));
-    LoadTextToImage(&image, text_);
-    unet_.ResetTemporalParameters(seed);
-    unet_.OpenTemporalBlocks(seed + 1);
-    unet_.CopySpatialParameters(image);
-    if (!base_.tune.empty()) LoadModule(unet_, base_.tune, config.weights.keyframe_unet, device);
+    if (base_.tune.empty()) {
+      Unet image(TextToImageConfig(config, config.keyframe_unet), at::TensorOptions(device));
+      LoadTextToImage(image, text_);
+      unet_.ResetTemporalParameters(seed);
+      unet_.OpenTemporalBlocks(seed + 1);
+      unet_.CopySpatialParameters(image);
+    } else {
+      const model::WeightSources& weights = config.weights;
+      LoadTuned(unet_, weights.keyframe_unet, weights.keyframe_null, text_);
+      LoadModule(text_.encoder().t5(), from_, weights.text_encoder, device);
+      LoadModule(text_.encoder().projection(), base_.tune, weights.projection, device);
+    }
     FillPool({.frames = config.keyframes, .height = options.height, .width = options.width},
              {options.spacing});
     ChooseClips();
+    CheckRange("--layout_weight", options.layout_weight, 0, 1e6, "0 to 1000000");
+    const UnetConfig& unet = config.keyframe_unet;
+    const int64_t channels = unet.model_channels * unet.dim_mult.back();
+    const int64_t cell = unet.size_multiple();
+    const int64_t frames = options.frames > 0 ? options.frames : config.keyframes;
+    CheckRange("--frames", static_cast<double>(options.frames), 0,
+               static_cast<double>(config.keyframes), "0 to the keyframes of model.json");
+    frames_ =
+        at::linspace(0, static_cast<double>(config.keyframes - 1), frames).round().to(at::kLong);
+    layout_head_ =
+        at::zeros({cell * cell, channels, 1, 1}, at::TensorOptions(device)).set_requires_grad(true);
+    layout_bias_ = at::zeros({cell * cell}, at::TensorOptions(device)).set_requires_grad(true);
     log_error_ = at::full({kLogErrorPoints}, kLogErrorStart, at::TensorOptions(device))
                      .set_requires_grad(true);
     unet_.train();
@@ -352,6 +395,8 @@ class KeyframesTask : public UnetTask {
     json["unet"] = unet_.config().ToJson();
     json["spacing"] = options_.spacing;
     json["spatial_rate"] = options_.spatial_rate;
+    json["layout_weight"] = options_.layout_weight;
+    json["frames"] = frames_.size(0);
     json["colors"] = Names(options_.colors);
     json["backgrounds"] = Names(options_.backgrounds);
     json["motions"] = Names(options_.motions);
@@ -366,6 +411,10 @@ class KeyframesTask : public UnetTask {
       if (parameter.rate > 0) parameters.push_back(parameter);
     }
     parameters.push_back({"log_error", log_error_, kLogErrorRate});
+    if (options_.layout_weight > 0) {
+      parameters.push_back({"layout_head.weight", layout_head_});
+      parameters.push_back({"layout_head.bias", layout_bias_});
+    }
     return {{"unet", std::move(parameters), true}};
   }
 
@@ -377,19 +426,19 @@ class KeyframesTask : public UnetTask {
       Random random = Random::At(key.seed, kDraws, key.Sample(i));
       const int64_t clip =
           chosen_[static_cast<size_t>(random.Below(static_cast<int>(chosen_.size())))];
-      latents.push_back(pool_->Latents(clip));
-      captions.push_back(pool_->Caption(clip));
+      latents.push_back(pool_->Latents(clip).index_select(0, frames_));
+      captions.push_back(Describe(clip, random).caption);
       times.push_back(Timestep(key, i));
       dropped.push_back(random.Chance(base_.unconditional) ? 1 : 0);
     }
     const TextSide::Tokens tokens = text_.Tokenize(captions);
     std::vector<int64_t> shape = LatentShape();
-    shape.insert(shape.begin(), config_.keyframes);
+    shape.insert(shape.begin(), frames_.size(0));
     return {{"latents", at::cat(latents)},  // [B T, z, h, w]
             {"noise", SampleNoise(key, kNoise, shape).flatten(0, 1)},
             {"ids", tokens.ids},
             {"mask", tokens.mask},
-            {"t", at::tensor(times).repeat_interleave(config_.keyframes)},
+            {"t", at::tensor(times).repeat_interleave(frames_.size(0))},
             {"drop", at::tensor(dropped).to(at::kBool)}};
   }
 
@@ -401,18 +450,38 @@ class KeyframesTask : public UnetTask {
       at::NoGradGuard no_grad;
       text = text_.Encode(batch.at("ids"), batch.at("mask"), batch.at("drop"));
     }
-    const at::Tensor prediction = unet_.forward({.x = AddNoise(latents, t, noise),
-                                                 .time = NetworkTime(t),
-                                                 .context = text.context,
-                                                 .context_mask = text.mask,
-                                                 .frames = config_.keyframes});
+    const at::Tensor positions =
+        model::TemporalPositions(config_.keyframes).index_select(0, frames_).to(device_);
+    const std::string coarsest = "down_samples." + std::to_string(unet_.config().levels() - 1);
+    at::Tensor features;  // [B T, C, h / cell, w / cell]
+    const at::Tensor prediction =
+        unet_.forward({.x = AddNoise(latents, t, noise),
+                       .time = NetworkTime(t),
+                       .context = text.context,
+                       .context_mask = text.mask,
+                       .frames = frames_.size(0),
+                       .temporal_positions = positions},
+                      [&](const std::string& path, const at::Tensor& output) {
+                        if (path == coarsest) features = output;
+                      });
     const at::Tensor errors = (prediction - Target(latents, t, noise))
                                   .square()
-                                  .reshape({-1, config_.keyframes * latents[0].numel()})
+                                  .reshape({-1, frames_.size(0) * latents[0].numel()})
                                   .mean(1);  // [B]
-    const at::Tensor expected = LogError(t.slice(0, 0, t.size(0), config_.keyframes));
-    return {(errors * (-expected).exp() + expected).mean(),
-            {{"denoising", errors.mean().item<double>()}}};
+    const at::Tensor expected = LogError(t.slice(0, 0, t.size(0), frames_.size(0)));
+    Losses losses;
+    losses.total = (errors * (-expected).exp() + expected).mean();
+    losses.values["denoising"] = errors.mean().item<double>();
+    if (options_.layout_weight > 0) {
+      const at::Tensor layout = at::pixel_shuffle(
+          at::conv2d(at::layer_norm(features.movedim(1, -1), {features.size(1)}).movedim(-1, 1),
+                     layout_head_, layout_bias_),
+          unet_.config().size_multiple());  // [B T, 1, h, w]
+      const at::Tensor error = (layout.squeeze(1) - Layout(latents)).square().mean();
+      losses.total = losses.total + options_.layout_weight * error;
+      losses.values["layout"] = error.item<double>();
+    }
+    return losses;
   }
 
   at::Tensor SampleSheet(uint64_t seed) override {
@@ -446,9 +515,10 @@ class KeyframesTask : public UnetTask {
   // The clips that options_ allows.
   void ChooseClips() {
     for (int64_t clip = 0; clip < pool_->clips(); ++clip) {
+      const Description description = pool_->Describe(clip, 0);
       const auto says_one = [&](const auto& wanted, size_t attribute) {
         return wanted.empty() || std::any_of(wanted.begin(), wanted.end(), [&](auto value) {
-                 return pool_->Attributes(clip)[attribute] == static_cast<int64_t>(value);
+                 return description.attributes[attribute] == static_cast<int64_t>(value);
                });
       };
       if (says_one(options_.colors, kColorAttribute) &&
@@ -464,6 +534,16 @@ class KeyframesTask : public UnetTask {
     }
   }
 
+  // [B T, z, h, w] -> [B T, h, w]: the distance of each place from what most of its clip looks like
+  // (the median of each channel), the largest of the clip being 1.
+  at::Tensor Layout(const at::Tensor& latents) const {
+    const at::Tensor clips = latents.unflatten(0, {-1, frames_.size(0)}).movedim(2, 1);
+    const at::Tensor background = std::get<0>(clips.flatten(2).median(2));  // [B, z]
+    const at::Tensor distance =
+        (clips - background.unflatten(1, {-1, 1, 1, 1})).square().sum(1).sqrt();  // [B, T, h, w]
+    return (distance / distance.amax({1, 2, 3}, true).clamp_min(1e-6)).flatten(0, 1);
+  }
+
   // Logarithm of the error that is expected at timesteps t [B], from a line through log_error_.
   at::Tensor LogError(const at::Tensor& t) const {
     const at::Tensor position = t.to(at::kFloat) * (static_cast<double>(log_error_.size(0) - 1) /
@@ -477,8 +557,11 @@ class KeyframesTask : public UnetTask {
   const KeyframesOptions options_;
   mutable TextSide text_;
   Unet unet_;
+  at::Tensor frames_;            // which keyframes of a clip: int64 [F]
   std::vector<int64_t> chosen_;  // clips of the pool
   at::Tensor log_error_;         // at timesteps 0, T/16, .. T
+  // Off the coarsest features, for all places that one of them covers: [cell^2, C, 1, 1], [cell^2].
+  at::Tensor layout_head_, layout_bias_;
 };
 
 class InterpolationTask : public UnetTask {
@@ -499,15 +582,17 @@ class InterpolationTask : public UnetTask {
           "--groups must be 1 or more, --skip_least and --skip_most 1 to 19 and in order, "
           "--perturbation_most 0 to schedule_steps - 1");
     }
-    Unet image(
-        TextToImageConfig(config, options.mfi ? config.keyframe_unet : config.interpolation_unet),
-        at::TensorOptions(device));
-    LoadTextToImage(&image, text_);
-    unet_.ResetTemporalParameters(seed);
-    unet_.CopySpatialParameters(image);
-    if (!base_.tune.empty()) {
-      const model::WeightSource mfi = {kMfiFile, "unet."};
-      LoadModule(unet_, base_.tune, options.mfi ? mfi : config.weights.interpolation_unet, device);
+    if (base_.tune.empty()) {
+      Unet image(
+          TextToImageConfig(config, options.mfi ? config.keyframe_unet : config.interpolation_unet),
+          at::TensorOptions(device));
+      LoadTextToImage(image, text_);
+      unet_.ResetTemporalParameters(seed);
+      unet_.CopySpatialParameters(image);
+    } else if (options.mfi) {
+      LoadTuned(unet_, {kMfiFile, "unet."}, {kMfiFile, kNullName}, text_);
+    } else {
+      LoadTuned(unet_, config.weights.interpolation_unet, config.weights.interpolation_null, text_);
     }
     std::vector<double> spacings;
     for (int64_t skip = options.skip_least; skip <= options.skip_most; ++skip) {
@@ -598,7 +683,7 @@ class InterpolationTask : public UnetTask {
     if (options_.mfi) {
       auto& tensors = files[kMfiFile];
       Collect(unet_, "unet.", tensors);
-      CollectNull(text_.null_embedding(), "null_embedding", tensors);
+      CollectNull(text_.null_embedding(), kNullName, tensors);
     } else {
       Collect(unet_, weights.interpolation_unet.prefix, files[weights.interpolation_unet.file]);
       CollectNull(text_.null_embedding(), weights.interpolation_null.prefix,

@@ -26,10 +26,14 @@ struct UnetTaskOptions {
   // spent on high noise, where layout and motion are decided (Esser et al. 2024, equation 23).
   double timestep_shift = 1;
   double unconditional = 0.1;  // how often text (or keyframes) are left out, for guidance
+  // How many captions a clip has, if the source can make several; 0: a new one whenever it is
+  // drawn.
+  int64_t captions = 0;
   // Directory that has what this trainer starts from (see each); empty: the model directory itself.
   std::string from;
   // Keyframes and interpolation: model directory whose weights of the same network are trained on,
-  // instead of text-to-image weights; empty: none.
+  // with their projection and null embedding, instead of text-to-image weights, which are not
+  // needed then; empty: none.
   std::string tune;
 };
 
@@ -62,6 +66,14 @@ struct KeyframesOptions : UnetTaskOptions {
   // Learning rate of the spatial parts, relative to that of the temporal ones; 0: they are frozen,
   // as in the paper.
   double spatial_rate = 0;
+  // Weight of a head that reads the layout, in [0, 1] where a clip differs from its background, off
+  // the coarsest features: where things are is then learned apart from their colours, for all clips
+  // together (docs/training.md). 0: none.
+  double layout_weight = 0;
+  // So many of a clip's keyframes, spread evenly from the first to the last and with their own
+  // temporal positions; 0: all. What a motion does from beginning to end is learned from four
+  // frames as well as from sixteen, at four times as many clips a second.
+  int64_t frames = 0;
   // Only clips of the shapes whose captions say one of these; empty: any. A start on clips that
   // differ in nothing but their motion teaches what the words for motions mean (docs/training.md).
   std::vector<Color> colors;
