@@ -375,7 +375,7 @@ class TrainTest(unittest.TestCase):
         cases = [
             ("autoencoder-1", 0, "step 5: loss "),
             ("text-to-image", 0, "step 5: loss "),
-            ("interpolation-1", 0, "step 5: loss "),
+            ("interpolation-start", 0, "step 5: loss "),
             ("paint", 2, "no run is called paint"),
         ]
         for run, status, want in cases:
