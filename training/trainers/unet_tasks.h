@@ -74,7 +74,8 @@ struct KeyframesOptions : UnetTaskOptions {
   // temporal positions; 0: all. What a motion does from beginning to end is learned from four
   // frames as well as from sixteen, at four times as many clips a second.
   int64_t frames = 0;
-  // Only clips of the shapes whose captions say one of these; empty: any. A start on clips that
+  // Only clips of the shapes whose captions say one of these (the first caption of each; others may
+  // leave it out); empty: any. A start on clips that
   // differ in nothing but their motion teaches what the words for motions mean (docs/training.md).
   std::vector<Color> colors;
   std::vector<Background> backgrounds;
