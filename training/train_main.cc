@@ -111,11 +111,7 @@ Prepared Prepare(const Common& common) {
     prepared.device =
         model::ParsePlacement("cuda:" + std::to_string(LocalRank()), "float32").device;
   }
-  if (!(common.leave_out >= 0 && common.leave_out <= 1)) {
-    throw model::ModelError(
-        model::ModelError::Kind::kInvalidArgument,
-        "--leave_out is " + std::to_string(common.leave_out) + ", must be 0 to 1");
-  }
+  CheckRange("--leave_out", common.leave_out, 0, 1, "0 to 1");
   at::set_num_threads(common.threads);
   const std::string from = common.preset.empty() ? common.train.out : common.preset;
   prepared.config = ModelConfig::Load(from);

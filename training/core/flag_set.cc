@@ -98,4 +98,10 @@ std::string FlagSet::Usage() const {
   return usage;
 }
 
+void CheckRange(const std::string& flag, double value, double least, double most,
+                const std::string& limit) {
+  if (value >= least && value <= most) return;
+  Invalid(flag + " is " + std::to_string(value) + ", must be " + limit);
+}
+
 }  // namespace kandinsky::training

@@ -35,6 +35,11 @@ class FlagSet {
   std::vector<Flag> flags_;
 };
 
+// Throws ModelError::kInvalidArgument, "FLAG is VALUE, must be LIMIT", unless least <= value <=
+// most (NaN is not).
+void CheckRange(const std::string& flag, double value, double least, double most,
+                const std::string& limit);
+
 }  // namespace kandinsky::training
 
 #endif  // KANDINSKY_TRAINING_CORE_FLAG_SET_H_

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "training/core/flag_set.h"
 #include "training/core/picture.h"
 #include "training/trainers/export.h"
 #include "training/trainers/initialize.h"
@@ -53,13 +54,6 @@ const char* const kSheetPrompts[] = {
     "a black square stays still on a white background",
     "a purple triangle moves to the right on a gray background",
 };
-
-void CheckRange(const std::string& flag, double value, double least, double most,
-                const std::string& limit) {
-  if (value >= least && value <= most) return;  // NaN is outside
-  throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
-                          flag + " is " + std::to_string(value) + ", must be " + limit);
-}
 
 template <typename Attribute>
 nlohmann::json Names(const std::vector<Attribute>& values) {
@@ -356,6 +350,9 @@ class KeyframesTask : public UnetTask {
         text_(config, directory, device),
         unet_(config.keyframe_unet, at::TensorOptions(device)) {
     CheckRange("--spatial_rate", options.spatial_rate, 0, 100, "0 to 100");
+    CheckRange("--layout_weight", options.layout_weight, 0, 1e6, "0 to 1000000");
+    CheckRange("--frames", static_cast<double>(options.frames), 0,
+               static_cast<double>(config.keyframes), "0 to the keyframes of model.json");
     if (base_.tune.empty()) {
       Unet image(TextToImageConfig(config, config.keyframe_unet), at::TensorOptions(device));
       LoadTextToImage(image, text_);
@@ -371,13 +368,10 @@ class KeyframesTask : public UnetTask {
     FillPool({.frames = config.keyframes, .height = options.height, .width = options.width},
              {options.spacing});
     ChooseClips();
-    CheckRange("--layout_weight", options.layout_weight, 0, 1e6, "0 to 1000000");
     const UnetConfig& unet = config.keyframe_unet;
     const int64_t channels = unet.model_channels * unet.dim_mult.back();
     const int64_t cell = unet.size_multiple();
     const int64_t frames = options.frames > 0 ? options.frames : config.keyframes;
-    CheckRange("--frames", static_cast<double>(options.frames), 0,
-               static_cast<double>(config.keyframes), "0 to the keyframes of model.json");
     frames_ =
         at::linspace(0, static_cast<double>(config.keyframes - 1), frames).round().to(at::kLong);
     layout_head_ =

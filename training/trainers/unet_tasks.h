@@ -75,8 +75,8 @@ struct KeyframesOptions : UnetTaskOptions {
   // frames as well as from sixteen, at four times as many clips a second.
   int64_t frames = 0;
   // Only clips of the shapes whose captions say one of these (the first caption of each; others may
-  // leave it out); empty: any. A start on clips that
-  // differ in nothing but their motion teaches what the words for motions mean (docs/training.md).
+  // leave it out); empty: any. A start on clips that differ in nothing but their motion teaches
+  // what the words for motions mean (docs/training.md).
   std::vector<Color> colors;
   std::vector<Background> backgrounds;
   std::vector<Motion> motions;
