@@ -129,9 +129,10 @@ Prepared Prepare(const Common& common) {
 }
 
 int Run(Task& task, const Common& common, at::Device device) {
+  const std::unique_ptr<ProcessGroup> group = JoinProcessGroup(device);
+  task.Prepare(*group);  // which signals end at once
   std::signal(SIGINT, OnSignal);
   std::signal(SIGTERM, OnSignal);
-  const std::unique_ptr<ProcessGroup> group = JoinProcessGroup(device);
   const TrainResult result = Train(task, common.train, *group, [] { return signals.load() > 0; });
   if (group->rank() == 0) {
     std::printf("%s: %lld of %lld steps%s\n", task.name().c_str(),

@@ -95,10 +95,7 @@ class TrainTest(unittest.TestCase):
         header, _ = weights(out / "training" / "movq" / "state.safetensors")
         self.assertEqual(header["__metadata__"]["step"], log(out, "movq")[-1]["step"])
 
-    def test_two_processes_learn_what_one_does(self):
-        options = [*SIZE, "--crop", "0", "--steps", "5", "--batch_size", "4"]
-        one, two = self.directory / "one", self.directory / "two"
-        train("movq", one, *options)
+    def train_in_two_processes(self, command, out, *options):
         port = free_port()
         env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
@@ -106,19 +103,42 @@ class TrainTest(unittest.TestCase):
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", port)) == 0
 
-        processes = [start("movq", two, *options, env={**env, "RANK": "0"})]
+        processes = [start(command, out, *options, env={**env, "RANK": "0"})]
         try:
             # One that tried before could be given this very port for its own end, and talk to itself.
             wait_until(listens, "process 0 listens", timeout=60)
-            processes.append(start("movq", two, *options, env={**env, "RANK": "1"}))
+            processes.append(start(command, out, *options, env={**env, "RANK": "1"}))
             outputs = [process.communicate(timeout=180)[0] for process in processes]
         finally:
             for process in processes:
                 process.kill()
         self.assertEqual([process.returncode for process in processes], [0, 0], outputs)
-        for want, got in zip(log(one, "movq"), log(two, "movq"), strict=True):
-            self.assertEqual(want["step"], got["step"])
-            self.assertAlmostEqual(float(want["loss"]), float(got["loss"]), delta=2e-4 * float(want["loss"]))
+
+    def test_two_processes_learn_what_one_does(self):
+        one, two = self.directory / "one", self.directory / "two"
+
+        def same(task):
+            for want, got in zip(log(one, task), log(two, task), strict=True):
+                self.assertEqual(want["step"], got["step"])
+                self.assertAlmostEqual(float(want["loss"]), float(got["loss"]), delta=2e-4 * float(want["loss"]))
+
+        options = [*SIZE, "--crop", "0", "--steps", "5", "--batch_size", "4"]
+        train("movq", one, *options)
+        self.train_in_two_processes("movq", two, *options)
+        same("movq")
+
+        # Each process encodes half of the clips, and both get all.
+        shutil.copy(one / "movq.safetensors", two)
+        options = [*SIZE, "--steps", "2", "--batch_size", "4", "--clips", "5"]
+        pool = pathlib.Path("training") / "text-to-image" / "latents.safetensors"
+        train("text-to-image", one, *options)
+        self.train_in_two_processes("text-to-image", two, *options)
+        same("text-to-image")
+        self.assertEqual((one / pool).read_bytes(), (two / pool).read_bytes())
+        # A pool that only process 0 has on disk serves both.
+        (two / "training" / "text-to-image" / "state.safetensors").unlink()
+        self.train_in_two_processes("text-to-image", two, *options)
+        same("text-to-image")
 
     def test_every_trainer_runs_and_goes_on(self):
         out = self.directory / "model"

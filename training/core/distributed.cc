@@ -44,23 +44,22 @@ class Alone : public ProcessGroup {
  public:
   int rank() const override { return 0; }
   int size() const override { return 1; }
+  void AllReduceSum(const std::vector<at::Tensor>&) override {}
   void AllReduceMean(const std::vector<at::Tensor>&) override {}
   void Broadcast(const std::vector<at::Tensor>&) override {}
 };
 
 class C10dGroup : public ProcessGroup {
  public:
-  explicit C10dGroup(c10::intrusive_ptr<c10d::Backend> backend) : backend_(std::move(backend)) {}
+  C10dGroup(c10::intrusive_ptr<c10d::Backend> backend, at::Device device)
+      : backend_(std::move(backend)), device_(device) {}
 
   int rank() const override { return backend_->getRank(); }
   int size() const override { return backend_->getSize(); }
 
+  void AllReduceSum(const std::vector<at::Tensor>& tensors) override { AllReduce(tensors, 1); }
   void AllReduceMean(const std::vector<at::Tensor>& tensors) override {
-    at::NoGradGuard no_grad;
-    // One message for all: most parameters are small.
-    std::vector<at::Tensor> one = {Flatten(tensors)};
-    backend_->allreduce(one)->wait();
-    Unflatten(one[0].div_(size()), tensors);
+    AllReduce(tensors, size());
   }
 
   void Broadcast(const std::vector<at::Tensor>& tensors) override {
@@ -71,9 +70,20 @@ class C10dGroup : public ProcessGroup {
   }
 
  private:
-  static at::Tensor Flatten(const std::vector<at::Tensor>& tensors) {
+  void AllReduce(const std::vector<at::Tensor>& tensors, int divisor) {
+    at::NoGradGuard no_grad;
+    // One message for all: most parameters are small.
+    std::vector<at::Tensor> one = {Flatten(tensors)};
+    backend_->allreduce(one)->wait();
+    Unflatten(divisor == 1 ? one[0] : one[0].div_(divisor), tensors);
+  }
+
+  // On the device of the backend: NCCL takes no others.
+  at::Tensor Flatten(const std::vector<at::Tensor>& tensors) const {
     std::vector<at::Tensor> flat;
-    for (const at::Tensor& tensor : tensors) flat.push_back(tensor.reshape({-1}).to(at::kFloat));
+    for (const at::Tensor& tensor : tensors) {
+      flat.push_back(tensor.reshape({-1}).to(device_, at::kFloat));
+    }
     return at::cat(flat);
   }
 
@@ -86,6 +96,7 @@ class C10dGroup : public ProcessGroup {
   }
 
   const c10::intrusive_ptr<c10d::Backend> backend_;
+  const at::Device device_;
 };
 
 }  // namespace
@@ -112,8 +123,10 @@ std::unique_ptr<ProcessGroup> JoinProcessGroup(at::Device device) {
       c10::make_intrusive<c10d::TCPStore>(address, options));
   if (device.is_cuda()) {
 #ifdef USE_C10D_NCCL
-    return std::make_unique<C10dGroup>(c10::make_intrusive<c10d::ProcessGroupNCCL>(
-        store, rank, size, c10d::ProcessGroupNCCL::Options::create()));
+    return std::make_unique<C10dGroup>(
+        c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, size,
+                                                    c10d::ProcessGroupNCCL::Options::create()),
+        device);
 #else
     throw ModelError(ModelError::Kind::kInvalidArgument,
                      "WORLD_SIZE is " + std::to_string(size) +
@@ -126,7 +139,7 @@ std::unique_ptr<ProcessGroup> JoinProcessGroup(at::Device device) {
                               ? c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1")
                               : c10d::ProcessGroupGloo::createDefaultDevice());
   return std::make_unique<C10dGroup>(
-      c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, gloo));
+      c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, gloo), device);
 }
 
 int LocalRank() { return EnvironmentNumber("LOCAL_RANK", 0, 0, 4096); }

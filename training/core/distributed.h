@@ -18,7 +18,9 @@ class ProcessGroup {
 
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  // Replaces every tensor by its mean over all processes.
+  // Replaces every tensor by its sum, or its mean, over all processes, in float32. Tensors may be
+  // on any device.
+  virtual void AllReduceSum(const std::vector<at::Tensor>& tensors) = 0;
   virtual void AllReduceMean(const std::vector<at::Tensor>& tensors) = 0;
   // Everybody gets rank 0's values.
   virtual void Broadcast(const std::vector<at::Tensor>& tensors) = 0;

@@ -16,6 +16,8 @@
 
 namespace kandinsky::training {
 
+class ProcessGroup;
+
 // Which samples of which step: [first, first + count) of the joined batch of all processes.
 struct BatchKey {
   uint64_t seed = 0;
@@ -66,6 +68,10 @@ class Task {
   virtual nlohmann::json Fingerprint() const = 0;
   // The same parameters in the same order at every call.
   virtual std::vector<Objective> Objectives() = 0;
+
+  // What takes long and is to be done before the first Load, shared between the processes.
+  // Collective.
+  virtual void Prepare(ProcessGroup& group) { (void)group; }
 
   // The samples of one step on the CPU. Called from several threads at once, ahead of the training.
   virtual Batch Load(const BatchKey& key) const = 0;

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -21,6 +22,8 @@
 namespace kandinsky::training {
 namespace {
 
+constexpr int64_t kPart = 128;  // clips of each process between two exchanges
+
 // A number that tells encoders apart: sums of their weights.
 double WeightSum(const model::Movq& encoder) {
   double sum = 0;
@@ -35,60 +38,126 @@ double WeightSum(const model::Movq& encoder) {
 }  // namespace
 
 LatentPool::LatentPool(const model::Movq& encoder, const ClipSource& source,
-                       const ClipRequest& request, std::vector<double> spacings, int64_t clips,
-                       bool ahead, const std::string& cache_file, int threads)
+                       const ClipRequest& request, std::vector<double> spacings, int64_t clips)
     : encoder_(encoder), source_(source), request_(request), spacings_(std::move(spacings)) {
-  at::NoGradGuard no_grad;
   if (clips < 1) {
     throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
                             "--clips is " + std::to_string(clips) + ", must be 1 or more");
   }
   const int64_t cell = encoder.config().downsampling();
-  latents_ = at::empty({clips, request.frames, encoder.config().z_channels, request.height / cell,
+  latents_ = at::zeros({clips, request.frames, encoder.config().z_channels, request.height / cell,
                         request.width / cell},
                        at::kHalf);
   descriptions_.resize(static_cast<size_t>(clips));
-  if (!ahead) {
-    encoded_ = std::make_unique<std::once_flag[]>(static_cast<size_t>(clips));
-    return;
-  }
+  encoded_ = std::make_unique<std::once_flag[]>(static_cast<size_t>(clips));
+}
+
+void LatentPool::Fill(ProcessGroup& group, const std::string& cache_file, int threads) {
+  at::NoGradGuard no_grad;
   const std::string fingerprint = nlohmann::json{
-      {"source", source.Fingerprint()},
-      {"frames", request.frames},
+      {"source", source_.Fingerprint()},
+      {"frames", request_.frames},
       {"spacings", spacings_},
-      {"height", request.height},
-      {"width", request.width},
-      {"motion", request.motion},
-      {"clips", clips},
+      {"height", request_.height},
+      {"width", request_.width},
+      {"motion", request_.motion},
+      {"clips", clips()},
       {"version", 2},
-      {"encoder", WeightSum(encoder)}}.dump();
-  if (std::filesystem::exists(cache_file)) {
-    const model::SafetensorsFile file(cache_file);
-    const auto found = file.metadata().find("fingerprint");
-    if (found != file.metadata().end() && found->second == fingerprint) {
-      latents_ = file.Read("latents").clone();
-      const nlohmann::json texts = nlohmann::json::parse(file.metadata().at("captions"));
-      const at::Tensor attributes = file.Read("attributes");  // int64 [clips, kAttributes]
-      for (size_t i = 0; i < descriptions_.size(); ++i) {
-        descriptions_[i].caption = texts.at(i).get<std::string>();
-        std::memcpy(descriptions_[i].attributes.data(),
-                    attributes.data_ptr<int64_t>() + i * kAttributes,
-                    sizeof(descriptions_[i].attributes));
-      }
-      return;
+      {"encoder",
+       WeightSum(encoder_)}}.dump();
+  const bool first = group.rank() == 0;
+  const at::Tensor found =
+      at::full({1}, first && ReadCache(cache_file, fingerprint) ? 1 : 0, at::kFloat);
+  group.AllReduceSum({found});
+  const bool cached = found.item<float>() > 0;
+  auto said = std::chrono::steady_clock::now();
+  // In parts, so that processes wait for each other often and not long.
+  const int64_t part = kPart * group.size();
+  for (int64_t begin = 0; begin < clips(); begin += part) {
+    const int64_t end = std::min(clips(), begin + part);
+    if (!cached) EncodePart(begin + group.rank(), end, group.size(), threads);
+    if (group.size() > 1) {
+      Exchange(group, begin, end, [&](int64_t clip) {
+        return cached ? first : (clip - begin) % group.size() == group.rank();
+      });
+    }
+    const auto now = std::chrono::steady_clock::now();
+    if (!cached && first && now - said > std::chrono::seconds(10)) {
+      said = now;
+      std::fprintf(stderr, "encoding clips: %lld of %lld\n", static_cast<long long>(end),
+                   static_cast<long long>(clips()));
     }
   }
-  EncodeAll(threads);
-  std::filesystem::create_directories(std::filesystem::path(cache_file).parent_path());
-  const at::Tensor attributes = at::empty({clips, kAttributes}, at::kLong);
+  encoded_.reset();
+  if (first && !cached) WriteCache(cache_file, fingerprint);
+}
+
+bool LatentPool::ReadCache(const std::string& path, const std::string& fingerprint) {
+  if (!std::filesystem::exists(path)) return false;
+  const model::SafetensorsFile file(path);
+  const auto found = file.metadata().find("fingerprint");
+  if (found == file.metadata().end() || found->second != fingerprint) return false;
+  latents_.copy_(file.Read("latents"));
+  const nlohmann::json texts = nlohmann::json::parse(file.metadata().at("captions"));
+  const at::Tensor attributes = file.Read("attributes");  // int64 [clips, kAttributes]
+  for (size_t i = 0; i < descriptions_.size(); ++i) {
+    descriptions_[i].caption = texts.at(i).get<std::string>();
+    std::memcpy(descriptions_[i].attributes.data(),
+                attributes.data_ptr<int64_t>() + i * kAttributes,
+                sizeof(descriptions_[i].attributes));
+  }
+  return true;
+}
+
+void LatentPool::WriteCache(const std::string& path, const std::string& fingerprint) const {
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path());
+  const at::Tensor attributes = at::empty({clips(), kAttributes}, at::kLong);
   nlohmann::json texts = nlohmann::json::array();
   for (size_t i = 0; i < descriptions_.size(); ++i) {
     texts.push_back(descriptions_[i].caption);
     std::memcpy(attributes.data_ptr<int64_t>() + i * kAttributes,
                 descriptions_[i].attributes.data(), sizeof(descriptions_[i].attributes));
   }
-  model::WriteSafetensors(cache_file, {{"latents", latents_}, {"attributes", attributes}},
+  model::WriteSafetensors(path, {{"latents", latents_}, {"attributes", attributes}},
                           {{"fingerprint", fingerprint}, {"captions", texts.dump()}});
+}
+
+void LatentPool::Exchange(ProcessGroup& group, int64_t first, int64_t end,
+                          const std::function<bool(int64_t)>& mine) {
+  // What a process does not have is zero in its part of the sum.
+  const int64_t count = end - first;
+  const at::Tensor sizes = at::zeros({count}, at::kFloat);
+  std::vector<std::string> texts(static_cast<size_t>(count));
+  for (int64_t clip = first; clip < end; ++clip) {
+    if (!mine(clip)) {
+      latents_[clip].zero_();
+      continue;
+    }
+    const Description& description = descriptions_[static_cast<size_t>(clip)];
+    std::string& text = texts[static_cast<size_t>(clip - first)];
+    text = nlohmann::json{description.caption, description.attributes}.dump();
+    sizes[clip - first] = static_cast<float>(text.size());
+  }
+  group.AllReduceSum({sizes, latents_.slice(0, first, end)});
+  const at::Tensor lengths = sizes.to(at::kLong);
+  const at::Tensor bytes = at::zeros({lengths.sum().item<int64_t>()}, at::kByte);
+  std::vector<uint8_t*> places;
+  auto* place = bytes.data_ptr<uint8_t>();
+  for (int64_t i = 0; i < count; ++i) {
+    places.push_back(place);
+    const std::string& text = texts[static_cast<size_t>(i)];
+    std::copy(text.begin(), text.end(), place);
+    place += lengths[i].item<int64_t>();
+  }
+  group.AllReduceSum({bytes});
+  places.push_back(place);
+  for (int64_t i = 0; i < count; ++i) {
+    const nlohmann::json text =
+        nlohmann::json::parse(places[static_cast<size_t>(i)], places[static_cast<size_t>(i) + 1]);
+    Description& description = descriptions_[static_cast<size_t>(first + i)];
+    text.at(0).get_to(description.caption);
+    text.at(1).get_to(description.attributes);
+  }
 }
 
 Description LatentPool::Describe(int64_t clip, uint64_t variant) const {
@@ -116,28 +185,20 @@ void LatentPool::Encode(int64_t clip) const {
   latents_[clip].copy_(encoder_.Encode(images));
 }
 
-void LatentPool::EncodeAll(int threads) const {
-  std::atomic<int64_t> next{0};
-  std::mutex mutex;  // guards failure and said
+void LatentPool::EncodePart(int64_t first, int64_t end, int64_t stride, int threads) const {
+  std::atomic<int64_t> next{first};
+  std::mutex mutex;  // guards failure
   std::exception_ptr failure;
-  auto said = std::chrono::steady_clock::now();
   const auto work = [&] {
     at::set_num_threads(1);
-    for (int64_t i = next++; i < clips(); i = next++) {
+    for (int64_t i = next.fetch_add(stride); i < end; i = next.fetch_add(stride)) {
       try {
         Encode(i);
       } catch (...) {
         const std::lock_guard lock(mutex);
         failure = std::current_exception();
-        next = clips();
+        next = end;
         return;
-      }
-      const std::lock_guard lock(mutex);
-      const auto now = std::chrono::steady_clock::now();
-      if (now - said > std::chrono::seconds(10)) {
-        said = now;
-        std::fprintf(stderr, "encoding clips: %lld of %lld\n", static_cast<long long>(i),
-                     static_cast<long long>(clips()));
       }
     }
   };

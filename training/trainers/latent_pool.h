@@ -6,11 +6,13 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
+#include "training/core/distributed.h"
 #include "training/data/clip_source.h"
 #include "worker/model/movq.h"
 
@@ -20,15 +22,15 @@ namespace kandinsky::training {
 class LatentPool {
  public:
   // Clips 0 … clips - 1 of the source; clip i has the spacing number i modulo their count instead
-  // of the request's. float16 in memory and on disk.
-  //   ahead:      encodes them all now, clip after clip, with `threads` clips at a time, or reads
-  //               them from `cache_file` if it was written for the same source, request and
-  //               encoder; writes it otherwise
-  //   not ahead:  encodes each when it is first asked for; no file
-  // Encoder and source must live as long as the pool.
+  // of the request's. float16 in memory and on disk. Each clip is encoded when it is first asked
+  // for. Encoder and source must live as long as the pool.
   LatentPool(const model::Movq& encoder, const ClipSource& source, const ClipRequest& request,
-             std::vector<double> spacings, int64_t clips, bool ahead, const std::string& cache_file,
-             int threads);
+             std::vector<double> spacings, int64_t clips);
+
+  // Encodes all clips now, `threads` at a time in each process, every process its part; or reads
+  // them from `cache_file` if process 0 has one of the same source, request and encoder, which it
+  // writes otherwise. Collective; before any other call.
+  void Fill(ProcessGroup& group, const std::string& cache_file, int threads);
 
   int64_t clips() const { return latents_.size(0); }
   at::Tensor Latents(int64_t clip) const {  // [T, z, h, w]
@@ -44,7 +46,13 @@ class LatentPool {
  private:
   void Need(int64_t clip) const;
   void Encode(int64_t clip) const;
-  void EncodeAll(int threads) const;
+  bool ReadCache(const std::string& file, const std::string& fingerprint);
+  void WriteCache(const std::string& file, const std::string& fingerprint) const;
+  // Clips first, first + stride, … before end.
+  void EncodePart(int64_t first, int64_t end, int64_t stride, int threads) const;
+  // Gives all processes clips first … end - 1; each has those for which mine(clip) is true.
+  void Exchange(ProcessGroup& group, int64_t first, int64_t end,
+                const std::function<bool(int64_t)>& mine);
 
   const model::Movq& encoder_;
   const ClipSource& source_;

@@ -90,6 +90,11 @@ class UnetTask : public Task {
     movq_.eval();
   }
 
+  void Prepare(ProcessGroup& group) override {
+    if (!base_.encode_ahead) return;
+    pool_->Fill(group, directory_ + "/training/" + name() + "/latents.safetensors", base_.threads);
+  }
+
  protected:
   nlohmann::json BaseFingerprint() const {
     return {{"source", source_->Fingerprint()},
@@ -104,10 +109,9 @@ class UnetTask : public Task {
             {"tune", !base_.tune.empty()}};
   }
 
-  void FillPool(const ClipRequest& request, std::vector<double> spacings) {
-    pool_ = std::make_unique<LatentPool>(
-        movq_, *source_, request, std::move(spacings), base_.clips, base_.encode_ahead,
-        directory_ + "/training/" + name() + "/latents.safetensors", base_.threads);
+  void MakePool(const ClipRequest& request, std::vector<double> spacings) {
+    pool_ =
+        std::make_unique<LatentPool>(movq_, *source_, request, std::move(spacings), base_.clips);
   }
 
   std::vector<int64_t> LatentShape() const {
@@ -219,7 +223,7 @@ class TextToImageTask : public UnetTask {
                                         at::TensorOptions(at::kFloat));
       heads_.push_back((rows / rows.norm(2, 1, true)).to(device));
     }
-    FillPool({.frames = options.frames, .height = options.height, .width = options.width},
+    MakePool({.frames = options.frames, .height = options.height, .width = options.width},
              {240.0 / static_cast<double>(std::max<int64_t>(options.frames, 2))});
     unet_.train();
   }
@@ -365,9 +369,8 @@ class KeyframesTask : public UnetTask {
       LoadModule(text_.encoder().t5(), from_, weights.text_encoder, device);
       LoadModule(text_.encoder().projection(), base_.tune, weights.projection, device);
     }
-    FillPool({.frames = config.keyframes, .height = options.height, .width = options.width},
+    MakePool({.frames = config.keyframes, .height = options.height, .width = options.width},
              {options.spacing});
-    ChooseClips();
     const UnetConfig& unet = config.keyframe_unet;
     const int64_t channels = unet.model_channels * unet.dim_mult.back();
     const int64_t cell = unet.size_multiple();
@@ -380,6 +383,11 @@ class KeyframesTask : public UnetTask {
     log_error_ = at::full({kLogErrorPoints}, kLogErrorStart, at::TensorOptions(device))
                      .set_requires_grad(true);
     unet_.train();
+  }
+
+  void Prepare(ProcessGroup& group) override {
+    UnetTask::Prepare(group);
+    ChooseClips();
   }
 
   std::string name() const override { return "keyframes"; }
@@ -592,7 +600,7 @@ class InterpolationTask : public UnetTask {
     for (int64_t skip = options.skip_least; skip <= options.skip_most; ++skip) {
       spacings.push_back(static_cast<double>(skip));
     }
-    FillPool({.frames = 4 * options.groups + 1, .height = options.height, .width = options.width},
+    MakePool({.frames = 4 * options.groups + 1, .height = options.height, .width = options.width},
              spacings);
     unet_.train();
   }
