@@ -58,6 +58,7 @@ struct Common {
   double fast_fraction = 0.25;
   double directional_weight = 1;
   double leave_out = 0.1;
+  std::string optimizer = "adamw";
   TrainOptions train;
 
   void AddTo(FlagSet& flags) {
@@ -73,7 +74,9 @@ struct Common {
     flags.Add("directional_weight", &directional_weight,
               "how often left, right, up, down are drawn for once that others are");
     flags.Add("leave_out", &leave_out, "how often a caption leaves a word out, each on its own");
-    flags.Add("learning_rate", &train.learning_rate, "AdamW's, after the warm-up");
+    flags.Add("optimizer", &optimizer,
+              "adamw, or muon: matrices and kernels move in orthogonalised directions");
+    flags.Add("learning_rate", &train.learning_rate, "the optimizer's, after the warm-up");
     flags.Add("beta1", &train.beta1, "AdamW's");
     flags.Add("beta2", &train.beta2, "AdamW's");
     flags.Add("weight_decay", &train.weight_decay, "AdamW's");
@@ -101,8 +104,9 @@ struct Prepared {
   std::shared_ptr<const ClipSource> source;
 };
 
-Prepared Prepare(const Common& common) {
+Prepared Prepare(Common& common) {
   Prepared prepared;
+  common.train.optimizer = ParseOptimizer(common.optimizer);
   if (common.train.out.empty()) {
     throw model::ModelError(model::ModelError::Kind::kInvalidArgument, "--out is needed");
   }

@@ -4,6 +4,7 @@
 #include <torch/optim/adamw.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -34,11 +35,30 @@ using torch::optim::OptimizerParamGroup;
 
 // Of every run are in the log, so that a short run can be compared with a long one.
 constexpr int64_t kFirstSteps = 5;
+constexpr double kMuonMomentum = 0.95;
+constexpr int64_t kLeastMatrix = 16;  // sides of what Muon takes for a matrix
 
 double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
 [[noreturn]] void DataLoss(const std::string& message) {
   throw ModelError(ModelError::Kind::kDataLoss, message);
+}
+
+// The nearest matrix whose singular values are about 1, for a matrix or what becomes one by joining
+// all axes but the first: five steps of the quintic Newton-Schulz iteration of Jordan et al. 2024
+// ("Muon"), which brings singular values from (0, 1] to between 0.7 and 1.2.
+at::Tensor Orthogonalized(const at::Tensor& tensor) {
+  at::Tensor x = tensor.flatten(1);
+  const bool tall = x.size(0) > x.size(1);
+  if (tall) x = x.t();
+  x = x / (x.norm() + 1e-7);
+  for (int i = 0; i < 5; ++i) {
+    const at::Tensor a = at::mm(x, x.t());
+    const at::Tensor b = at::addmm(a, a, a, -4.7750, 2.0315);
+    x = at::addmm(x, b, x, 3.4445, 1);
+  }
+  if (tall) x = x.t();
+  return x.reshape(tensor.sizes());
 }
 
 // Parameters of one objective, their moving averages and their optimizer.
@@ -88,6 +108,7 @@ class Trained {
     for (size_t i = 0; i < rates_.size(); ++i) {
       adam_->param_groups()[i].options().set_lr(rate * rates_[i]);
     }
+    if (options_.optimizer == Optimizer::kMuon) StepMatrices(rate, group);
     adam_->step();
 
     at::NoGradGuard no_grad;
@@ -116,8 +137,7 @@ class Trained {
     for (size_t i = 0; i < objective_.parameters.size(); ++i) {
       const NamedTensor& parameter = objective_.parameters[i];
       const std::string name = objective_.name + "." + parameter.name;
-      auto& moments =
-          static_cast<AdamWParamState&>(*adam_->state().at(parameter.value.unsafeGetTensorImpl()));
+      AdamWParamState& moments = Moments(parameter);
       state["parameter." + name] = parameter.value.detach();
       if (objective_.average) state["average." + name] = average_[i];
       state["moment1." + name] = moments.exp_avg();
@@ -128,12 +148,47 @@ class Trained {
 
   void SetStep(int64_t step) {
     for (const NamedTensor& parameter : objective_.parameters) {
-      static_cast<AdamWParamState&>(*adam_->state().at(parameter.value.unsafeGetTensorImpl()))
-          .step(step);
+      Moments(parameter).step(step);
     }
   }
 
  private:
+  // Muon: momentum, orthogonalised, at a size that matches AdamW's (Liu et al. 2025, "Muon is
+  // scalable", equation 4). Takes the gradients of these parameters away, so that AdamW leaves them
+  // alone. Each process orthogonalises its share.
+  void StepMatrices(double rate, ProcessGroup& group) {
+    at::NoGradGuard no_grad;
+    std::vector<const NamedTensor*> matrices;
+    std::vector<at::Tensor> directions;
+    for (const NamedTensor& parameter : objective_.parameters) {
+      if (parameter.value.dim() < 2) continue;
+      const int64_t rows = parameter.value.size(0), columns = parameter.value.numel() / rows;
+      if (std::min(rows, columns) < kLeastMatrix) continue;
+      const at::Tensor gradient = parameter.value.grad();
+      at::Tensor& momentum = Moments(parameter).exp_avg();
+      momentum.lerp_(gradient, 1 - kMuonMomentum);
+      const bool mine = static_cast<int>(matrices.size()) % group.size() == group.rank();
+      directions.push_back(
+          mine ? Orthogonalized(at::lerp(gradient, momentum, kMuonMomentum).contiguous())
+               : at::zeros(gradient.sizes(), gradient.options()));
+      matrices.push_back(&parameter);
+    }
+    if (group.size() > 1 && !matrices.empty()) group.AllReduceSum(directions);
+    for (size_t i = 0; i < matrices.size(); ++i) {
+      at::Tensor value = matrices[i]->value;
+      const int64_t rows = value.size(0), columns = value.numel() / rows;
+      const double size = rate * matrices[i]->rate;
+      value.mul_(1 - size * options_.weight_decay);
+      value.add_(directions[i],
+                 -size * 0.2 * std::sqrt(static_cast<double>(std::max(rows, columns))));
+      value.mutable_grad().reset();
+    }
+  }
+
+  AdamWParamState& Moments(const NamedTensor& parameter) {
+    return static_cast<AdamWParamState&>(*adam_->state().at(parameter.value.unsafeGetTensorImpl()));
+  }
+
   Objective objective_;
   const TrainOptions options_;
   std::vector<at::Tensor> average_;

@@ -11,10 +11,23 @@ namespace kandinsky::training {
 
 using model::ModelError;
 
+Optimizer ParseOptimizer(std::string_view name) {
+  for (const Optimizer optimizer : {Optimizer::kAdamW, Optimizer::kMuon}) {
+    if (OptimizerName(optimizer) == name) return optimizer;
+  }
+  throw ModelError(ModelError::Kind::kInvalidArgument,
+                   "--optimizer is \"" + std::string(name) + "\", must be adamw or muon");
+}
+
+std::string_view OptimizerName(Optimizer optimizer) {
+  return optimizer == Optimizer::kMuon ? "muon" : "adamw";
+}
+
 nlohmann::json TrainOptions::Fingerprint() const {
   return {{"steps", steps},
           {"batch_size", batch_size},
           {"seed", seed},
+          {"optimizer", OptimizerName(optimizer)},
           {"learning_rate", learning_rate},
           {"beta1", beta1},
           {"beta2", beta2},

@@ -5,10 +5,17 @@
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <string_view>
 
 namespace kandinsky::training {
 
 enum class LearningRateSchedule { kConstant, kCosine };
+// Muon: matrices and kernels move in orthogonalised directions, everything else by AdamW.
+enum class Optimizer { kAdamW, kMuon };
+
+// "adamw", "muon". Throws ModelError::kInvalidArgument.
+Optimizer ParseOptimizer(std::string_view name);
+std::string_view OptimizerName(Optimizer optimizer);
 
 struct TrainOptions {
   std::string out;  // model directory; state, log and sample sheets go to <out>/training/<task>/
@@ -17,7 +24,7 @@ struct TrainOptions {
   int64_t batch_size = 16;  // samples a step, of all processes together; a multiple of their number
   uint64_t seed = 0;
 
-  // AdamW.
+  Optimizer optimizer = Optimizer::kAdamW;
   double learning_rate = 1e-3;
   double beta1 = 0.9;
   double beta2 = 0.99;
