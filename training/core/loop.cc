@@ -173,7 +173,7 @@ class Trained {
                : at::zeros(gradient.sizes(), gradient.options()));
       matrices.push_back(&parameter);
     }
-    if (group.size() > 1 && !matrices.empty()) group.AllReduceSum(directions);
+    if (!directions.empty()) group.AllReduceSum(directions);
     for (size_t i = 0; i < matrices.size(); ++i) {
       at::Tensor value = matrices[i]->value;
       const int64_t rows = value.size(0), columns = value.numel() / rows;

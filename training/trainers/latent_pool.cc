@@ -68,7 +68,7 @@ void LatentPool::Fill(ProcessGroup& group, const std::string& cache_file, int th
   const bool first = group.rank() == 0;
   const at::Tensor found =
       at::full({1}, first && ReadCache(cache_file, fingerprint) ? 1 : 0, at::kFloat);
-  group.AllReduceSum({found});
+  group.Broadcast({found});
   const bool cached = found.item<float>() > 0;
   auto said = std::chrono::steady_clock::now();
   // In parts, so that processes wait for each other often and not long.
@@ -124,15 +124,13 @@ void LatentPool::WriteCache(const std::string& path, const std::string& fingerpr
 
 void LatentPool::Exchange(ProcessGroup& group, int64_t first, int64_t end,
                           const std::function<bool(int64_t)>& mine) {
-  // What a process does not have is zero in its part of the sum.
+  // What a process does not have is zero in its part of the sum; its latents are still as the
+  // constructor made them.
   const int64_t count = end - first;
   const at::Tensor sizes = at::zeros({count}, at::kFloat);
   std::vector<std::string> texts(static_cast<size_t>(count));
   for (int64_t clip = first; clip < end; ++clip) {
-    if (!mine(clip)) {
-      latents_[clip].zero_();
-      continue;
-    }
+    if (!mine(clip)) continue;
     const Description& description = descriptions_[static_cast<size_t>(clip)];
     std::string& text = texts[static_cast<size_t>(clip - first)];
     text = nlohmann::json{description.caption, description.attributes}.dump();
