@@ -1,7 +1,7 @@
 #include "worker/model/norm.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include "worker/model/norm_kernel.h"
 
@@ -10,29 +10,60 @@ namespace {
 
 constexpr double kEps = 1e-5;
 
-bool NeedsGradient(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift) {
-  return at::GradMode::is_enabled() &&
-         (x.requires_grad() || scale.requires_grad() || shift.requires_grad());
-}
+// pixels [N, H, W, C], scale and shift [N, C], all contiguous float32 on the CPU. The backward pass
+// measures each item again, which is quicker than to read what the forward pass would have kept.
+class FusedNorm : public torch::autograd::Function<FusedNorm> {
+ public:
+  using Context = torch::autograd::AutogradContext;
 
-// pixels [N, H, W, C] contiguous; scale, shift [N, C]; all float32 on the CPU.
-at::Tensor Fused(const at::Tensor& pixels, int64_t groups, const at::Tensor& scale,
-                 const at::Tensor& shift, bool silu) {
-  const int64_t channels = pixels.size(3), count = pixels.size(1) * pixels.size(2);
-  at::Tensor out = at::empty_like(pixels);
-  const at::Tensor a = scale.contiguous(), b = shift.contiguous();
-  const float* in = pixels.const_data_ptr<float>();
-  const float* gain = a.const_data_ptr<float>();
-  const float* offset = b.const_data_ptr<float>();
-  float* result = out.mutable_data_ptr<float>();
-  at::parallel_for(0, pixels.size(0), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      NormItem(in + n * count * channels, result + n * count * channels, count, channels, groups,
-               gain + n * channels, offset + n * channels, silu, static_cast<float>(kEps));
-    }
-  });
-  return out;
-}
+  static at::Tensor forward(Context* context, const at::Tensor& pixels, int64_t groups,
+                            const at::Tensor& scale, const at::Tensor& shift, bool silu) {
+    context->save_for_backward({pixels, scale, shift});
+    context->saved_data["groups"] = groups;
+    context->saved_data["silu"] = silu;
+    at::Tensor out = at::empty_like(pixels);
+    const int64_t channels = pixels.size(3), count = pixels.size(1) * pixels.size(2);
+    const float* in = pixels.const_data_ptr<float>();
+    const float* gain = scale.const_data_ptr<float>();
+    const float* offset = shift.const_data_ptr<float>();
+    float* result = out.mutable_data_ptr<float>();
+    at::parallel_for(0, pixels.size(0), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; ++n) {
+        NormItem(in + n * count * channels, result + n * count * channels, count, channels, groups,
+                 gain + n * channels, offset + n * channels, silu, static_cast<float>(kEps));
+      }
+    });
+    return out;
+  }
+
+  static torch::autograd::variable_list backward(Context* context,
+                                                 const torch::autograd::variable_list& gradients) {
+    const auto saved = context->get_saved_variables();
+    const at::Tensor &pixels = saved[0], &scale = saved[1], &shift = saved[2];
+    const at::Tensor gradient = gradients[0].contiguous();
+    at::Tensor dx = at::empty_like(pixels);
+    at::Tensor dscale = at::empty_like(scale), dshift = at::empty_like(shift);
+    const int64_t groups = context->saved_data["groups"].toInt();
+    const bool silu = context->saved_data["silu"].toBool();
+    const int64_t channels = pixels.size(3), count = pixels.size(1) * pixels.size(2);
+    const float* in = pixels.const_data_ptr<float>();
+    const float* dy = gradient.const_data_ptr<float>();
+    const float* gain = scale.const_data_ptr<float>();
+    const float* offset = shift.const_data_ptr<float>();
+    float* out = dx.mutable_data_ptr<float>();
+    float* out_scale = dscale.mutable_data_ptr<float>();
+    float* out_shift = dshift.mutable_data_ptr<float>();
+    at::parallel_for(0, pixels.size(0), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; ++n) {
+        const int64_t item = n * count * channels, row = n * channels;
+        NormItemBackward(in + item, dy + item, out + item, out_scale + row, out_shift + row, count,
+                         channels, groups, gain + row, offset + row, silu,
+                         static_cast<float>(kEps));
+      }
+    });
+    return {dx, at::Tensor(), dscale, dshift, at::Tensor()};
+  }
+};
 
 }  // namespace
 
@@ -44,8 +75,10 @@ at::Tensor NormScaleShift(const at::Tensor& x, int64_t groups, const at::Tensor&
       x.to(wide).permute({0, 2, 3, 1}).contiguous();  // [N, H, W, C], channels-last memory
   const at::Tensor a = scale.to(wide), b = shift.to(wide);
   at::Tensor y;  // [N, HW, C]
-  if (x.is_cpu() && wide == at::kFloat && !NeedsGradient(x, scale, shift)) {
-    return Fused(pixels, groups, a, b, silu).to(x.scalar_type()).permute({0, 3, 1, 2});
+  if (x.is_cpu() && wide == at::kFloat) {
+    return FusedNorm::apply(pixels, groups, a.contiguous(), b.contiguous(), silu)
+        .to(x.scalar_type())
+        .permute({0, 3, 1, 2});
   }
   if (x.is_cpu()) {
     const at::Tensor normed = at::group_norm(pixels.permute({0, 3, 1, 2}), groups, {}, {}, kEps);

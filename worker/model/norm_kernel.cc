@@ -24,8 +24,8 @@ constexpr int64_t kLanes = 8;
 using Floats [[gnu::vector_size(32)]] = float;
 using Ints [[gnu::vector_size(32)]] = int32_t;
 
-// v / (1 + e^-v), with e^x within 2 units in the last place.
-[[gnu::always_inline]] inline Floats Silu(Floats v) {
+// e^-v within 2 units in the last place; v is held to -88 to 87.
+[[gnu::always_inline]] inline Floats ExpOfMinus(Floats v) {
   const Floats low = Floats{} - 87.0f, high = Floats{} + 88.0f;
   Floats x = -v;
   x = x < low ? low : x;
@@ -42,7 +42,14 @@ using Ints [[gnu::vector_size(32)]] = int32_t;
   p = p * r + 5.00000012e-1f;
   p = p * r * r + r + 1.0f;
   const Ints exponent = (reinterpret_cast<Ints>(shifted) - std::bit_cast<int32_t>(kRound)) << 23;
-  return v / (1.0f + reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) + exponent));
+  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) + exponent);
+}
+
+[[gnu::always_inline]] inline Floats Silu(Floats v) { return v / (1.0f + ExpOfMinus(v)); }
+
+[[gnu::always_inline]] inline Floats SiluSlope(Floats v) {
+  const Floats sigmoid = 1.0f / (1.0f + ExpOfMinus(v));
+  return sigmoid * (1.0f + v * (1.0f - sigmoid));
 }
 
 [[gnu::always_inline]] inline Floats Load(const float* x, int64_t count = kLanes) {
@@ -101,43 +108,150 @@ KANDINSKY_VECTOR_CLONES void AffineSilu(const float* x, float* y, int64_t rows, 
   }
 }
 
+// What one item is normalised with, a value a channel: y = x * gain + offset.
+struct Channels {
+  explicit Channels(int64_t channels)
+      : mean(static_cast<size_t>(channels)),
+        rate(mean.size()),
+        gain(mean.size()),
+        offset(mean.size()) {}
+  std::vector<float> mean, rate, gain, offset;  // rate: 1 / deviation
+};
+
+// dh = dy * slope of silu at x * gain + offset, or dy; sums[c] += dh, products[c] += dh * xhat with
+// xhat = (x - mean) * rate.
+[[gnu::always_inline]] inline void SlopeStrip(const float* x, const float* dy, float* dh,
+                                              const Channels& by, size_t c, int64_t count,
+                                              bool silu, float* sums, float* products) {
+  const Floats in = Load(x + c, count);
+  Floats slope = Load(dy + c, count);
+  if (silu) slope *= SiluSlope(in * Load(&by.gain[c], count) + Load(&by.offset[c], count));
+  Store(dh + c, slope, count);
+  Store(sums + c, Load(sums + c, count) + slope, count);
+  const Floats normed = (in - Load(&by.mean[c], count)) * Load(&by.rate[c], count);
+  Store(products + c, Load(products + c, count) + slope * normed, count);
+}
+
+KANDINSKY_VECTOR_CLONES void Slopes(const float* x, const float* dy, float* dh, int64_t rows,
+                                    int64_t channels, const Channels& by, bool silu, float* sums,
+                                    float* products) {
+  for (int64_t p = 0; p < rows; ++p, x += channels, dy += channels, dh += channels) {
+    int64_t c = 0;
+    for (; c + kLanes <= channels; c += kLanes) {
+      SlopeStrip(x, dy, dh, by, static_cast<size_t>(c), kLanes, silu, sums, products);
+    }
+    if (c < channels) {
+      SlopeStrip(x, dy, dh, by, static_cast<size_t>(c), channels - c, silu, sums, products);
+    }
+  }
+}
+
+// dx = dx * gain + x * slope + offset
+KANDINSKY_VECTOR_CLONES void Combine(const float* x, float* dx, int64_t rows, int64_t channels,
+                                     const float* gain, const float* slope, const float* offset) {
+  for (int64_t p = 0; p < rows; ++p) {
+    const float* in = x + p * channels;
+    float* out = dx + p * channels;
+    for (int64_t c = 0; c < channels; ++c) out[c] = out[c] * gain[c] + in[c] * slope[c] + offset[c];
+  }
+}
+
+// Adds up sums of channels over blocks of rows in double.
+class Totals {
+ public:
+  explicit Totals(int64_t channels) : sums_(static_cast<size_t>(channels)), totals_(sums_.size()) {}
+
+  float* sums() { return sums_.data(); }
+  void EndBlock() {
+    for (size_t c = 0; c < sums_.size(); ++c) {
+      totals_[c] += static_cast<double>(sums_[c]);
+      sums_[c] = 0;
+    }
+  }
+  double operator[](int64_t c) const { return totals_[static_cast<size_t>(c)]; }
+  double OfGroup(int64_t group, int64_t width) const {
+    double total = 0;
+    for (int64_t c = group * width; c < (group + 1) * width; ++c) total += (*this)[c];
+    return total;
+  }
+
+ private:
+  std::vector<float> sums_;
+  std::vector<double> totals_;
+};
+
+Channels Measure(const float* x, int64_t pixels, int64_t channels, int64_t groups,
+                 const float* scale, const float* shift, float eps) {
+  const int64_t width = channels / groups;
+  const double count = static_cast<double>(width) * static_cast<double>(pixels);
+  Channels result(channels);
+  Totals totals(channels), squares(channels);
+  const auto each = [&](const auto& set) {  // set(channel, group)
+    for (int64_t c = 0; c < channels; ++c) set(static_cast<size_t>(c), c / width);
+  };
+  for (int64_t p = 0; p < pixels; p += kBlock) {
+    AddRows(x + p * channels, std::min(kBlock, pixels - p), channels, totals.sums());
+    totals.EndBlock();
+  }
+  each([&](size_t c, int64_t group) {
+    result.mean[c] = static_cast<float>(totals.OfGroup(group, width) / count);
+  });
+  for (int64_t p = 0; p < pixels; p += kBlock) {
+    AddSquares(x + p * channels, std::min(kBlock, pixels - p), channels, result.mean.data(),
+               squares.sums());
+    squares.EndBlock();
+  }
+  each([&](size_t c, int64_t group) {
+    const double variance = squares.OfGroup(group, width) / count;
+    const double rate = 1 / std::sqrt(variance + static_cast<double>(eps));
+    const double gain = scale[c] * rate;
+    result.rate[c] = static_cast<float>(rate);
+    result.gain[c] = static_cast<float>(gain);
+    result.offset[c] = static_cast<float>(shift[c] - result.mean[c] * gain);
+  });
+  return result;
+}
+
 }  // namespace
 
 void NormItem(const float* x, float* y, int64_t pixels, int64_t channels, int64_t groups,
               const float* scale, const float* shift, bool silu, float eps) {
+  const Channels by = Measure(x, pixels, channels, groups, scale, shift, eps);
+  (silu ? AffineSilu : Affine)(x, y, pixels, channels, by.gain.data(), by.offset.data());
+}
+
+void NormItemBackward(const float* x, const float* dy, float* dx, float* dscale, float* dshift,
+                      int64_t pixels, int64_t channels, int64_t groups, const float* scale,
+                      const float* shift, bool silu, float eps) {
   const int64_t width = channels / groups;
   const double count = static_cast<double>(width) * static_cast<double>(pixels);
-  std::vector<float> sums(static_cast<size_t>(channels)), means(sums.size()), offsets(sums.size());
-  std::vector<double> totals(static_cast<size_t>(groups));
-  const auto add_to_totals = [&] {
-    for (int64_t c = 0; c < channels; ++c) {
-      totals[static_cast<size_t>(c / width)] += static_cast<double>(sums[static_cast<size_t>(c)]);
-      sums[static_cast<size_t>(c)] = 0;
+  const Channels by = Measure(x, pixels, channels, groups, scale, shift, eps);
+  Totals sums(channels), products(channels);
+  for (int64_t p = 0; p < pixels; p += kBlock) {
+    Slopes(x + p * channels, dy + p * channels, dx + p * channels, std::min(kBlock, pixels - p),
+           channels, by, silu, sums.sums(), products.sums());
+    sums.EndBlock();
+    products.EndBlock();
+  }
+  // dx = rate * (scale dh - mean of (scale dh) - xhat * mean of (scale dh xhat)), means over
+  // groups.
+  Channels back(channels);
+  for (int64_t group = 0; group < groups; ++group) {
+    double sum = 0, product = 0;
+    for (int64_t c = group * width; c < (group + 1) * width; ++c) {
+      sum += scale[c] * sums[c];
+      product += scale[c] * products[c];
     }
-  };
-
-  for (int64_t p = 0; p < pixels; p += kBlock) {
-    AddRows(x + p * channels, std::min(kBlock, pixels - p), channels, sums.data());
-    add_to_totals();
+    for (int64_t c = group * width; c < (group + 1) * width; ++c) {
+      const auto i = static_cast<size_t>(c);
+      const double rate = by.rate[i], along = rate * rate * product / count;
+      back.gain[i] = static_cast<float>(-along);
+      back.offset[i] = static_cast<float>(by.mean[i] * along - rate * sum / count);
+      dscale[c] = static_cast<float>(products[c]);
+      dshift[c] = static_cast<float>(sums[c]);
+    }
   }
-  for (int64_t c = 0; c < channels; ++c) {
-    means[static_cast<size_t>(c)] =
-        static_cast<float>(totals[static_cast<size_t>(c / width)] / count);
-  }
-  std::fill(totals.begin(), totals.end(), 0.0);
-  for (int64_t p = 0; p < pixels; p += kBlock) {
-    AddSquares(x + p * channels, std::min(kBlock, pixels - p), channels, means.data(), sums.data());
-    add_to_totals();
-  }
-  std::vector<float>& gains = sums;
-  for (int64_t c = 0; c < channels; ++c) {
-    const auto i = static_cast<size_t>(c);
-    const double variance = totals[static_cast<size_t>(c / width)] / count;
-    const double gain = scale[c] / std::sqrt(variance + static_cast<double>(eps));
-    gains[i] = static_cast<float>(gain);
-    offsets[i] = static_cast<float>(shift[c] - means[i] * gain);
-  }
-  (silu ? AffineSilu : Affine)(x, y, pixels, channels, gains.data(), offsets.data());
+  Combine(x, dx, pixels, channels, by.gain.data(), back.gain.data(), back.offset.data());
 }
 
 }  // namespace kandinsky::model

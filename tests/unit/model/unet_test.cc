@@ -509,6 +509,48 @@ TEST(NormScaleShift, EqualsItsDefinition) {
   }
 }
 
+TEST(NormScaleShift, HasTheGradientsOfItsDefinition) {
+  struct Case {
+    int64_t items, channels, height, width, groups;
+    double mean;
+    bool silu;
+  };
+  const Case cases[] = {{2, 8, 3, 5, 2, 0, true},
+                        {3, 12, 1, 2, 4, 1, false},
+                        {2, 20, 7, 9, 5, -20, true},
+                        {4, 64, 16, 32, 16, 3, true}};
+  at::manual_seed(2);
+  for (const Case& c : cases) {
+    const at::Tensor x = at::randn({c.items, c.channels, c.height, c.width}) + c.mean;
+    const at::Tensor scale = at::randn({c.items, c.channels});
+    const at::Tensor shift = at::randn({c.items, c.channels});
+    const at::Tensor weight = at::randn(x.sizes());  // of the outputs' sum
+    const auto gradients = [&](at::ScalarType type, const auto& norm) {
+      std::vector<at::Tensor> inputs;
+      for (const at::Tensor& input : {x, scale, shift}) {
+        inputs.push_back(input.detach().to(type, /*non_blocking=*/false, /*copy=*/true));
+        inputs.back().set_requires_grad(true);
+      }
+      (norm(inputs[0], inputs[1], inputs[2]) * weight.to(type)).sum().backward();
+      for (at::Tensor& input : inputs) input = input.grad();
+      return inputs;
+    };
+    const auto got = gradients(at::kFloat, [&](const auto& a, const auto& b, const auto& d) {
+      return NormScaleShift(a, c.groups, b, d, c.silu);
+    });
+    const auto want = gradients(at::kDouble, [&](const auto& a, const auto& b, const auto& d) {
+      const at::Tensor y = at::group_norm(a, c.groups, {}, {}, 1e-5) * b.unsqueeze(2).unsqueeze(3) +
+                           d.unsqueeze(2).unsqueeze(3);
+      return c.silu ? at::silu(y) : y;
+    });
+    for (size_t i = 0; i < want.size(); ++i) {
+      const double size = want[i].abs().max().item<double>();
+      EXPECT_LT(MaxDifference(got[i], want[i]), 1e-5 * (1 + std::abs(c.mean)) * size)
+          << c.channels << " channels, input " << i;
+    }
+  }
+}
+
 TEST(NormScaleShift, DoesNotHideNaN) {
   at::Tensor x = at::ones({1, 8, 2, 2});
   x[0][3][1][0] = std::nan("");
