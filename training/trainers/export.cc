@@ -1,13 +1,17 @@
 #include "training/trainers/export.h"
 
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
+#include <system_error>
 
 #include "worker/model/checkpoint/load.h"
 #include "worker/model/checkpoint/safetensors.h"
 #include "worker/model/checkpoint/tensor_source.h"
 #include "worker/model/error.h"
 #include "worker/model/weights_init.h"
+#include "worker/model/write_file.h"
 
 namespace kandinsky::training {
 
@@ -49,14 +53,16 @@ void PrepareModelDirectory(const model::ModelConfig& config, const std::string& 
     }
     return;
   }
-  try {
-    fs::create_directories(model_directory);
-    fs::copy_file(preset + "/" + config.tokenizer, model_directory + "/" + config.tokenizer,
-                  fs::copy_options::overwrite_existing);
-  } catch (const fs::filesystem_error& error) {
-    throw ModelError(ModelError::Kind::kDataLoss,
-                     "cannot write " + model_directory + ": " + error.what());
-  }
+  const std::string from = preset + "/" + config.tokenizer;
+  const std::string to = model_directory + "/" + config.tokenizer;
+  std::ifstream tokenizer(from, std::ios::binary);
+  std::ostringstream bytes;
+  bytes << tokenizer.rdbuf();
+  if (!tokenizer) throw ModelError(ModelError::Kind::kDataLoss, from + ": cannot read");
+  std::error_code error;
+  fs::create_directories(fs::path(to).parent_path(), error);  // if that fails, so does the file
+  // All processes of a run do this at once, so each file appears as a whole.
+  model::WriteFile(to, bytes.str());
   model::WriteModelJson(config, model_directory);
 }
 

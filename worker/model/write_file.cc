@@ -1,5 +1,7 @@
 #include "worker/model/write_file.h"
 
+#include <unistd.h>
+
 #include <filesystem>
 #include <fstream>
 #include <system_error>
@@ -10,7 +12,7 @@ namespace kandinsky::model {
 
 void WriteFile(const std::string& path, std::string_view bytes) {
   namespace fs = std::filesystem;
-  const std::string temporary = path + ".tmp";
+  const std::string temporary = path + "." + std::to_string(getpid()) + ".tmp";
   std::ofstream stream(temporary, std::ios::binary | std::ios::trunc);
   stream << bytes;
   stream.close();

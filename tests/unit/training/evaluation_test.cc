@@ -249,7 +249,12 @@ TEST_F(EvaluationTest, ResultsAreWrittenWhole) {
   EXPECT_EQ(json["figures"]["x"]["value"], 1);
   EXPECT_TRUE(json["figures"]["x"]["low"].is_null());
   EXPECT_EQ(json["clips"][0]["prompt"], "a red circle");
-  EXPECT_FALSE(std::filesystem::exists(folder_ + "/deep/er/result.json.tmp"));
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_ + "/deep/er")) {
+    EXPECT_EQ(entry.path().filename(), "result.json");
+    ++files;
+  }
+  EXPECT_EQ(files, 1);
 }
 
 }  // namespace
