@@ -227,6 +227,9 @@ void AddUnetFlags(UnetTaskOptions& options, FlagSet& flags) {
   flags.Add("clips", &options.clips, "clips of the pool, encoded once before training");
   flags.Add("encode_ahead", &options.encode_ahead,
             "encode the pool before the first step; false: each clip when it is first drawn");
+  flags.Add("pool", &options.pool,
+            "file that keeps the pool, for runs with the same clips; empty: "
+            "training/TASK/latents.safetensors of --out");
   flags.Add("schedule_steps", &options.schedule_steps, "steps of the noise schedule");
   flags.Add("timestep_shift", &options.timestep_shift,
             "above 1: more training on high noise; 1: on all timesteps alike");
@@ -299,6 +302,8 @@ int TrainKeyframes(const std::vector<std::string>& arguments, bool help) {
       "Conv1dAttn1dLayers, Conv1dAttn1dBlocks, Conv1dAttn3dBlocks or Conv3dAttn1dBlocks; empty: "
       "that of model.json");
   flags.Add("spacing", &options.spacing, "of keyframes, in frames of 30 a second");
+  flags.Add("spacing_least", &options.spacing_least,
+            "clips of the pool have spacings from this to --spacing; 0: all have that");
   flags.Add("spatial_rate", &options.spatial_rate,
             "learning rate of the spatial parts for 1 of the temporal ones; 0: frozen");
   flags.Add("frames", &options.frames,

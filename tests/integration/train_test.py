@@ -252,11 +252,15 @@ class TrainTest(unittest.TestCase):
         self.assertNotEqual(first["layout"], second["layout"])
         header, _ = weights(self.directory / "layout" / "keyframes.safetensors")
         self.assertFalse([name for name in header if "layout" in name])
+        # Spacings from 4 to 16 frames are not 16 alone; 16 to 16 are.
+        self.assertNotEqual(losses("ladder", slow, "--spacing_least", "4"), chosen)
+        self.assertEqual(losses("one", slow, "--spacing_least", "16"), chosen)
         none = "--colors, --backgrounds and --motions leave none of the 12"
         for motions, options, message in (("left,sideways", [], '--motions has "sideways", must be of left, right'),
                                           ("left", ["--colors", "pink"], '--colors has "pink", must be of red, green'),
                                           ("left", ["--frames", "17"], "--frames is 17.000000, must be 0 to the keyframes"),
                                           ("left", ["--layout_weight", "-1"], "--layout_weight is -1.000000, must be 0 to"),
+                                          ("left", ["--spacing_least", "17"], "--spacing_least is 17.000000, must be 0 to"),
                                           ("circle", ["--fast_fraction", "0"], none)):
             with self.subTest(motions=motions, options=options):
                 done = keyframes(motions, motions, *options, check=False)
@@ -303,6 +307,21 @@ class TrainTest(unittest.TestCase):
         self.assertEqual(log(ahead, "text-to-image"), log(lazy, "text-to-image"))
         self.assertTrue((ahead / "training" / "text-to-image" / "latents.safetensors").exists())
         self.assertFalse((lazy / "training" / "text-to-image" / "latents.safetensors").exists())
+
+    def test_runs_share_a_pool(self):
+        start, pool = self.text_to_image("4")
+        shared, own = self.directory / "pool.safetensors", pathlib.Path("training") / "keyframes" / "latents.safetensors"
+        outs = [self.directory / name for name in ("own", "writes", "reads")]
+        written = []
+        for out, flags in zip(outs, ([], ["--pool", str(shared)], ["--pool", str(shared)]), strict=True):
+            train("keyframes", out, *pool, "--from", str(start), "--steps", "2", *flags)
+            if flags:
+                self.assertFalse((out / own).exists())
+                written.append(shared.stat().st_mtime_ns)
+        self.assertEqual(log(outs[0], "keyframes"), log(outs[1], "keyframes"))
+        self.assertEqual(log(outs[0], "keyframes"), log(outs[2], "keyframes"))
+        self.assertEqual((outs[0] / own).read_bytes(), shared.read_bytes())
+        self.assertEqual(written[0], written[1], "it is read, not written again")
 
     def test_captions_are_new_whenever_a_clip_is_drawn(self):
         start, pool = self.text_to_image("1")

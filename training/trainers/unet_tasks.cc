@@ -36,6 +36,7 @@ using model::UnetConfig;
 constexpr uint64_t kNoise = 1, kDraws = 2, kPerturbation = 3, kTimes = 4;
 // The expected error of keyframes over the timesteps.
 constexpr int64_t kLogErrorPoints = 17;
+constexpr int kSpacings = 5;
 constexpr double kLogErrorStart = -3, kLogErrorRate = 10;
 constexpr char kTextToImageFile[] = "training/text-to-image.safetensors";
 constexpr char kMfiFile[] = "training/mfi.safetensors";
@@ -92,7 +93,8 @@ class UnetTask : public Task {
 
   void Prepare(ProcessGroup& group) override {
     if (!base_.encode_ahead) return;
-    pool_->Fill(group, directory_ + "/training/" + name() + "/latents.safetensors", base_.threads);
+    const std::string own = directory_ + "/training/" + name() + "/latents.safetensors";
+    pool_->Fill(group, base_.pool.empty() ? own : base_.pool, base_.threads);
   }
 
  protected:
@@ -369,8 +371,17 @@ class KeyframesTask : public UnetTask {
       LoadModule(text_.encoder().t5(), from_, weights.text_encoder, device);
       LoadModule(text_.encoder().projection(), base_.tune, weights.projection, device);
     }
+    CheckRange("--spacing_least", options.spacing_least, 0, options.spacing, "0 to --spacing");
+    std::vector<double> spacings = {options.spacing};
+    if (options.spacing_least > 0) {
+      spacings.clear();
+      for (int i = 0; i < kSpacings; ++i) {
+        spacings.push_back(
+            std::lerp(options.spacing_least, options.spacing, i / (kSpacings - 1.0)));
+      }
+    }
     MakePool({.frames = config.keyframes, .height = options.height, .width = options.width},
-             {options.spacing});
+             std::move(spacings));
     const UnetConfig& unet = config.keyframe_unet;
     const int64_t channels = unet.model_channels * unet.dim_mult.back();
     const int64_t cell = unet.size_multiple();
@@ -396,6 +407,7 @@ class KeyframesTask : public UnetTask {
     nlohmann::json json = BaseFingerprint();
     json["unet"] = unet_.config().ToJson();
     json["spacing"] = options_.spacing;
+    json["spacing_least"] = options_.spacing_least;
     json["spatial_rate"] = options_.spatial_rate;
     json["layout_weight"] = options_.layout_weight;
     json["frames"] = frames_.size(0);

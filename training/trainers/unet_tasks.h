@@ -21,6 +21,7 @@ struct UnetTaskOptions {
   int64_t clips = 4000;             // of the pool of encoded clips (latent_pool.h)
   bool encode_ahead = true;         // false: each clip of the pool when it is first drawn
   int threads = 1;                  // that fill the pool
+  std::string pool;                 // file that keeps it; empty: training/TASK/latents.safetensors
   int64_t schedule_steps = 1000;    // T of the noise schedule
   // Timestep T u becomes T s u / (1 + (s - 1) u) for u in [0, 1): above 1, more of the training is
   // spent on high noise, where layout and motion are decided (Esser et al. 2024, equation 23).
@@ -63,6 +64,10 @@ std::unique_ptr<Task> MakeTextToImageTask(const model::ModelConfig& config,
 
 struct KeyframesOptions : UnetTaskOptions {
   double spacing = 16;  // of keyframes, in frames of 30 a second: 2 a second
+  // The clips of the pool have spacings from this to `spacing`, in five even steps; 0: all
+  // have `spacing`. What jumps from keyframe to keyframe is learned by way of what moves slowly
+  // (docs/training.md).
+  double spacing_least = 0;
   // Learning rate of the spatial parts, relative to that of the temporal ones; 0: they are frozen,
   // as in the paper.
   double spatial_rate = 0;
