@@ -7,9 +7,10 @@
 
 namespace kandinsky::model {
 
-// The file is replaced when all bytes are in a temporary file of this process beside it, so that
-// several processes may write the same; the folder must exist. Throws ModelError::kDataLoss with
-// the path and the system's reason; the old file is then still there and the temporary one is not.
+// The file is replaced when all bytes are in a temporary file of its own beside it, so that several
+// processes and machines may write the same; the folder must exist. Throws ModelError::kDataLoss
+// with the path and the system's reason; the old file is then still there and the temporary one is
+// not.
 void WriteFile(const std::string& path, std::string_view bytes);
 
 }  // namespace kandinsky::model
