@@ -74,27 +74,19 @@ at::Tensor NormScaleShift(const at::Tensor& x, int64_t groups, const at::Tensor&
   const at::Tensor pixels =
       x.to(wide).permute({0, 2, 3, 1}).contiguous();  // [N, H, W, C], channels-last memory
   const at::Tensor a = scale.to(wide), b = shift.to(wide);
-  at::Tensor y;  // [N, HW, C]
   if (x.is_cpu() && wide == at::kFloat) {
     return FusedNorm::apply(pixels, groups, a.contiguous(), b.contiguous(), silu)
         .to(x.scalar_type())
         .permute({0, 3, 1, 2});
   }
-  if (x.is_cpu()) {
-    const at::Tensor normed = at::group_norm(pixels.permute({0, 3, 1, 2}), groups, {}, {}, kEps);
-    y = at::addcmul(b.unsqueeze(1), normed.permute({0, 2, 3, 1}).reshape({items, -1, channels}),
-                    a.unsqueeze(1));
-  } else {
-    // ATen's group norm leaves channels-last order on CUDA; statistics and one multiply-add do not.
-    const at::Tensor grouped = pixels.view({items, height * width, groups, channels / groups});
-    const auto [variance, mean] =
-        at::var_mean(grouped, {1, 3}, /*unbiased=*/false, /*keepdim=*/true);
-    const at::Tensor gain =
-        at::rsqrt(variance + kEps).squeeze(1) * a.view({items, groups, -1});  // [N, G, C/G]
-    const at::Tensor offset = b.view({items, groups, -1}) - mean.squeeze(1) * gain;
-    y = at::addcmul(offset.view({items, 1, channels}), pixels.view({items, -1, channels}),
-                    gain.view({items, 1, channels}));
-  }
+  // ATen's group norm leaves channels-last order on CUDA; statistics and one multiply-add do not.
+  const at::Tensor grouped = pixels.view({items, height * width, groups, channels / groups});
+  const auto [variance, mean] = at::var_mean(grouped, {1, 3}, /*unbiased=*/false, /*keepdim=*/true);
+  const at::Tensor gain =
+      at::rsqrt(variance + kEps).squeeze(1) * a.view({items, groups, -1});  // [N, G, C/G]
+  const at::Tensor offset = b.view({items, groups, -1}) - mean.squeeze(1) * gain;
+  at::Tensor y = at::addcmul(offset.view({items, 1, channels}), pixels.view({items, -1, channels}),
+                             gain.view({items, 1, channels}));  // [N, HW, C]
   if (silu) y = at::silu_(y);
   return y.to(x.scalar_type()).view({items, height, width, channels}).permute({0, 3, 1, 2});
 }

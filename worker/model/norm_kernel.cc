@@ -186,29 +186,30 @@ Channels Measure(const float* x, int64_t pixels, int64_t channels, int64_t group
   const double count = static_cast<double>(width) * static_cast<double>(pixels);
   Channels result(channels);
   Totals totals(channels), squares(channels);
-  const auto each = [&](const auto& set) {  // set(channel, group)
-    for (int64_t c = 0; c < channels; ++c) set(static_cast<size_t>(c), c / width);
-  };
   for (int64_t p = 0; p < pixels; p += kBlock) {
     AddRows(x + p * channels, std::min(kBlock, pixels - p), channels, totals.sums());
     totals.EndBlock();
   }
-  each([&](size_t c, int64_t group) {
-    result.mean[c] = static_cast<float>(totals.OfGroup(group, width) / count);
-  });
+  for (int64_t group = 0; group < groups; ++group) {
+    std::fill_n(result.mean.begin() + group * width, width,
+                static_cast<float>(totals.OfGroup(group, width) / count));
+  }
   for (int64_t p = 0; p < pixels; p += kBlock) {
     AddSquares(x + p * channels, std::min(kBlock, pixels - p), channels, result.mean.data(),
                squares.sums());
     squares.EndBlock();
   }
-  each([&](size_t c, int64_t group) {
+  for (int64_t group = 0; group < groups; ++group) {
     const double variance = squares.OfGroup(group, width) / count;
     const double rate = 1 / std::sqrt(variance + static_cast<double>(eps));
-    const double gain = scale[c] * rate;
-    result.rate[c] = static_cast<float>(rate);
-    result.gain[c] = static_cast<float>(gain);
-    result.offset[c] = static_cast<float>(shift[c] - result.mean[c] * gain);
-  });
+    for (int64_t c = group * width; c < (group + 1) * width; ++c) {
+      const auto i = static_cast<size_t>(c);
+      const double gain = scale[c] * rate;
+      result.rate[i] = static_cast<float>(rate);
+      result.gain[i] = static_cast<float>(gain);
+      result.offset[i] = static_cast<float>(shift[c] - result.mean[i] * gain);
+    }
+  }
   return result;
 }
 
@@ -235,7 +236,7 @@ void NormItemBackward(const float* x, const float* dy, float* dx, float* dscale,
   }
   // dx = rate * (scale dh - mean of (scale dh) - xhat * mean of (scale dh xhat)), means over
   // groups.
-  Channels back(channels);
+  std::vector<float> slopes(by.mean.size()), offsets(slopes.size());  // of x
   for (int64_t group = 0; group < groups; ++group) {
     double sum = 0, product = 0;
     for (int64_t c = group * width; c < (group + 1) * width; ++c) {
@@ -245,13 +246,13 @@ void NormItemBackward(const float* x, const float* dy, float* dx, float* dscale,
     for (int64_t c = group * width; c < (group + 1) * width; ++c) {
       const auto i = static_cast<size_t>(c);
       const double rate = by.rate[i], along = rate * rate * product / count;
-      back.gain[i] = static_cast<float>(-along);
-      back.offset[i] = static_cast<float>(by.mean[i] * along - rate * sum / count);
+      slopes[i] = static_cast<float>(-along);
+      offsets[i] = static_cast<float>(by.mean[i] * along - rate * sum / count);
       dscale[c] = static_cast<float>(products[c]);
       dshift[c] = static_cast<float>(sums[c]);
     }
   }
-  Combine(x, dx, pixels, channels, by.gain.data(), back.gain.data(), back.offset.data());
+  Combine(x, dx, pixels, channels, by.gain.data(), slopes.data(), offsets.data());
 }
 
 }  // namespace kandinsky::model

@@ -482,25 +482,30 @@ TEST(Sinusoid, HasSinesFirst) {
   }
 }
 
+struct NormCase {
+  int64_t items, channels, height, width, groups;
+  double mean;  // far from zero is where one-pass variances fail
+  bool silu;
+};
+
+at::Tensor DefinedNorm(const NormCase& c, const at::Tensor& x, const at::Tensor& scale,
+                       const at::Tensor& shift) {
+  const at::Tensor y = at::group_norm(x, c.groups, {}, {}, 1e-5) * scale.unsqueeze(2).unsqueeze(3) +
+                       shift.unsqueeze(2).unsqueeze(3);
+  return c.silu ? at::silu(y) : y;
+}
+
 TEST(NormScaleShift, EqualsItsDefinition) {
-  struct Case {
-    int64_t items, channels, height, width, groups;
-    double mean;  // far from zero is where one-pass variances fail
-    bool silu;
-  };
-  const Case cases[] = {{2, 8, 3, 5, 2, 0, true},     {1, 32, 16, 16, 4, 50, false},
-                        {3, 12, 1, 1, 4, 0, true},    {2, 20, 7, 9, 5, -20, true},
-                        {4, 64, 32, 32, 16, 3, true}, {1, 3, 9, 9, 1, 0, false}};
+  const NormCase cases[] = {{2, 8, 3, 5, 2, 0, true},     {1, 32, 16, 16, 4, 50, false},
+                            {3, 12, 1, 1, 4, 0, true},    {2, 20, 7, 9, 5, -20, true},
+                            {4, 64, 32, 32, 16, 3, true}, {1, 3, 9, 9, 1, 0, false}};
   at::manual_seed(1);
-  for (const Case& c : cases) {
+  for (const NormCase& c : cases) {
     const at::Tensor x = at::randn({c.items, c.channels, c.height, c.width}) + c.mean;
     const at::Tensor scale = at::randn({c.items, c.channels});
     const at::Tensor shift = at::randn({c.items, c.channels});
     const auto wide = [](const at::Tensor& t) { return t.to(at::kDouble); };
-    at::Tensor want =
-        at::group_norm(wide(x), c.groups, {}, {}, 1e-5) * wide(scale).unsqueeze(2).unsqueeze(3) +
-        wide(shift).unsqueeze(2).unsqueeze(3);
-    if (c.silu) want = at::silu(want);
+    const at::Tensor want = DefinedNorm(c, wide(x), wide(scale), wide(shift));
     const at::Tensor got = NormScaleShift(x, c.groups, scale, shift, c.silu);
     EXPECT_LT(MaxDifference(got, want), 1e-5 * (1 + std::abs(c.mean))) << c.channels;
     EXPECT_TRUE(got.is_contiguous(at::MemoryFormat::ChannelsLast));
@@ -510,17 +515,12 @@ TEST(NormScaleShift, EqualsItsDefinition) {
 }
 
 TEST(NormScaleShift, HasTheGradientsOfItsDefinition) {
-  struct Case {
-    int64_t items, channels, height, width, groups;
-    double mean;
-    bool silu;
-  };
-  const Case cases[] = {{2, 8, 3, 5, 2, 0, true},
-                        {3, 12, 1, 2, 4, 1, false},
-                        {2, 20, 7, 9, 5, -20, true},
-                        {4, 64, 16, 32, 16, 3, true}};
+  const NormCase cases[] = {{2, 8, 3, 5, 2, 0, true},
+                            {3, 12, 1, 2, 4, 1, false},
+                            {2, 20, 7, 9, 5, -20, true},
+                            {4, 64, 16, 32, 16, 3, true}};
   at::manual_seed(2);
-  for (const Case& c : cases) {
+  for (const NormCase& c : cases) {
     const at::Tensor x = at::randn({c.items, c.channels, c.height, c.width}) + c.mean;
     const at::Tensor scale = at::randn({c.items, c.channels});
     const at::Tensor shift = at::randn({c.items, c.channels});
@@ -539,9 +539,7 @@ TEST(NormScaleShift, HasTheGradientsOfItsDefinition) {
       return NormScaleShift(a, c.groups, b, d, c.silu);
     });
     const auto want = gradients(at::kDouble, [&](const auto& a, const auto& b, const auto& d) {
-      const at::Tensor y = at::group_norm(a, c.groups, {}, {}, 1e-5) * b.unsqueeze(2).unsqueeze(3) +
-                           d.unsqueeze(2).unsqueeze(3);
-      return c.silu ? at::silu(y) : y;
+      return DefinedNorm(c, a, b, d);
     });
     for (size_t i = 0; i < want.size(); ++i) {
       const double size = want[i].abs().max().item<double>();
