@@ -117,10 +117,10 @@ Prepared Prepare(Common& common) {
   }
   CheckRange("--leave_out", common.leave_out, 0, 1, "0 to 1");
   at::set_num_threads(common.threads);
-  const std::string from = common.preset.empty() ? common.train.out : common.preset;
-  prepared.config = ModelConfig::Load(from);
-  if (!common.preset.empty())
-    PrepareModelDirectory(prepared.config, common.preset, common.train.out);
+  if (!common.preset.empty()) {
+    PrepareModelDirectory(ModelConfig::Load(common.preset), common.preset, common.train.out);
+  }
+  prepared.config = ModelConfig::Load(common.train.out);
   if (!common.videos.empty()) {
     prepared.source = MakeFolderSource(common.videos, common.data_seed);
   } else {
@@ -327,9 +327,7 @@ int TrainKeyframes(const std::vector<std::string>& arguments, bool help) {
   }
   const auto task = MakeKeyframesTask(prepared.config, common.train.out, prepared.source, options,
                                       common.train.seed, prepared.device);
-  const int status = Run(*task, common, prepared.device);
-  if (!variant.empty()) model::WriteModelJson(prepared.config, common.train.out);
-  return status;
+  return Run(*task, common, prepared.device);
 }
 
 int TrainInterpolation(const std::vector<std::string>& arguments, bool help) {

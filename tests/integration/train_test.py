@@ -279,6 +279,28 @@ class TrainTest(unittest.TestCase):
         self.assertEqual(log(given, "keyframes"), log(self.directory / "from", "keyframes"))
         self.assertNotEqual(log(given, "keyframes")[0]["loss"], log(first, "keyframes")[0]["loss"])
 
+    def test_model_json_tells_the_variant_of_the_weights(self):
+        start, pool = self.text_to_image("4")
+        out = self.directory / "out"
+
+        def variant():
+            model = json.loads((out / "model.json").read_text())
+            return model["variant"], model["keyframe_unet"]["temporal_variant"]
+
+        shipped = json.loads((pathlib.Path(ARGS.model) / "model.json").read_text())["variant"]
+        other = next(name for name in ("Conv1dAttn1dLayers", "Conv1dAttn1dBlocks") if name != shipped)
+        options = [*pool, "--from", str(start), "--variant", other, "--steps", "2"]
+        train("keyframes", out, *options, "--stop_at", "1")
+        self.assertEqual(variant(), (shipped, shipped), "no weights of the other variant yet")
+        train("keyframes", out, *options)
+        self.assertEqual(variant(), (other, other))
+        again = train("keyframes", out, *options)
+        self.assertIn("2 of 2 steps, weights written", again.stdout)
+        # Without --variant, that of model.json is trained on.
+        shutil.rmtree(out / "training")
+        train("keyframes", out, *pool, "--from", str(start), "--tune", str(out), "--steps", "2")
+        self.assertEqual(variant(), (other, other))
+
     def test_interpolation_may_have_dimensions_of_its_own(self):
         preset, out, start = (self.directory / name for name in ("preset", "out", "start"))
         shutil.copytree(ARGS.model, preset, ignore=shutil.ignore_patterns("*.safetensors"))

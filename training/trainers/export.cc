@@ -47,7 +47,10 @@ void PrepareModelDirectory(const model::ModelConfig& config, const std::string& 
                            const std::string& model_directory) {
   const std::string model_json = model_directory + "/model.json";
   if (fs::exists(model_json)) {
-    if (model::ModelConfig::Load(model_directory).ToJson() != config.ToJson()) {
+    model::ModelConfig present = model::ModelConfig::Load(model_directory);
+    present.variant = config.variant;
+    present.keyframe_unet.temporal_variant = config.keyframe_unet.temporal_variant;
+    if (present.ToJson() != config.ToJson()) {
       throw ModelError(ModelError::Kind::kInvalidArgument,
                        model_json + " is not that of the preset " + preset);
     }

@@ -27,7 +27,8 @@ void LoadModule(torch::nn::Module& module, const std::string& model_directory,
                 const model::WeightSource& from, at::Device device);
 
 // Copies model.json and tokenizer of a preset into a model directory that has none yet. Throws
-// ModelError::kInvalidArgument if it has another model.json.
+// ModelError::kInvalidArgument if it has another model.json; the temporal variant may differ, which
+// is that of the keyframe weights there.
 void PrepareModelDirectory(const model::ModelConfig& config, const std::string& preset,
                            const std::string& model_directory);
 

@@ -24,6 +24,7 @@
 #include "worker/model/movq.h"
 #include "worker/model/pipeline_parts.h"
 #include "worker/model/unet.h"
+#include "worker/model/weights_init.h"
 
 namespace kandinsky::training {
 namespace {
@@ -523,6 +524,9 @@ class KeyframesTask : public UnetTask {
     CollectNull(text_.null_embedding(), weights.keyframe_null.prefix,
                 files[weights.keyframe_null.file]);
     for (const auto& [file, tensors] : files) ExportTensors(tensors, model_directory + "/" + file);
+    if (ModelConfig::Load(model_directory).ToJson() != config_.ToJson()) {
+      model::WriteModelJson(config_, model_directory);  // the variant of these weights
+    }
   }
 
  private:
