@@ -343,6 +343,9 @@ int TrainInterpolation(const std::vector<std::string>& arguments, bool help) {
   flags.Add("groups", &options.groups, "of a sample: 4 groups + 1 frames");
   flags.Add("skip_least", &options.skip_least, "least distance of frames, 30 a second");
   flags.Add("skip_most", &options.skip_most, "largest distance of frames");
+  flags.Add("served_skips", &options.served_skips,
+            "only the distances that the service asks for, interpolation_sampling.skip_frames of "
+            "model.json, instead of those two");
   flags.Add("perturbation_most", &options.perturbation_most,
             "most steps of noise on the keyframes");
   if (help) return std::printf("%s", flags.Usage().c_str()), 0;

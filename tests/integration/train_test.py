@@ -320,6 +320,27 @@ class TrainTest(unittest.TestCase):
         train("interpolation", out, *pool, "--from", str(start), preset=preset)
         self.assertTrue((out / "interpolation.safetensors").exists())
 
+    def test_interpolation_learns_the_distances_that_the_service_asks_for(self):
+        start, pool = self.text_to_image("4", "--interpolation")
+        preset = self.directory / "preset"
+        shutil.copytree(ARGS.model, preset, ignore=shutil.ignore_patterns("*.safetensors"))
+        model = json.loads((preset / "model.json").read_text())
+
+        def losses(name, skip_frames, *options):
+            model["interpolation_sampling"]["skip_frames"] = skip_frames
+            (preset / "model.json").write_text(json.dumps(model))
+            done = train("interpolation", self.directory / name, *pool, "--from", str(start), "--steps", "2", *options,
+                         preset=preset, check=False)
+            return [row["loss"] for row in log(self.directory / name, "interpolation")], done
+
+        served, _ = losses("served", [3, 3], "--served_skips")
+        self.assertEqual(len(served), 2)
+        self.assertEqual(served, losses("three", [1, 1], "--skip_least", "3", "--skip_most", "3")[0])
+        self.assertNotEqual(served, losses("other", [3, 1], "--served_skips")[0])
+        none, done = losses("none", [3, 0], "--served_skips")
+        self.assertEqual((none, done.returncode), ([], 2))
+        self.assertIn("skip_frames of model.json must have numbers, all of them 1 or more", done.stderr)
+
     def test_pool_encoded_on_demand_gives_the_same_losses(self):
         ahead, lazy = self.directory / "ahead", self.directory / "lazy"
         options = [*SIZE, "--batch_size", "2", "--steps", "2", "--clips", "4"]

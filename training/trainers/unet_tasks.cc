@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <utility>
 
 #include "training/core/flag_set.h"
@@ -612,10 +613,19 @@ class InterpolationTask : public UnetTask {
     } else {
       LoadTuned(unet_, config.weights.interpolation_unet, config.weights.interpolation_null, text_);
     }
-    std::vector<double> spacings;
-    for (int64_t skip = options.skip_least; skip <= options.skip_most; ++skip) {
-      spacings.push_back(static_cast<double>(skip));
+    std::vector<int64_t> skips = config.skip_frames;
+    if (options.served_skips) {
+      if (skips.empty() || *std::min_element(skips.begin(), skips.end()) < 1) {
+        throw model::ModelError(
+            model::ModelError::Kind::kInvalidArgument,
+            "--served_skips: interpolation_sampling.skip_frames of model.json must have numbers, "
+            "all of them 1 or more");
+      }
+    } else {
+      skips.resize(static_cast<size_t>(options.skip_most - options.skip_least + 1));
+      std::iota(skips.begin(), skips.end(), options.skip_least);
     }
+    const std::vector<double> spacings(skips.begin(), skips.end());
     MakePool({.frames = 4 * options.groups + 1, .height = options.height, .width = options.width},
              spacings);
     unet_.train();
@@ -629,6 +639,7 @@ class InterpolationTask : public UnetTask {
     json["groups"] = options_.groups;
     json["skip_least"] = options_.skip_least;
     json["skip_most"] = options_.skip_most;
+    json["served_skips"] = options_.served_skips;
     json["perturbation_most"] = options_.perturbation_most;
     return json;
   }

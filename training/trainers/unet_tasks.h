@@ -101,6 +101,7 @@ struct InterpolationOptions : UnetTaskOptions {
   int64_t groups = 3;      // a sample is 4 groups + 1 frames
   int64_t skip_least = 1;  // distance of neighbouring frames of a sample, in frames of 30 a second,
   int64_t skip_most = 12;  // drawn evenly
+  bool served_skips = false;        // only interpolation_sampling.skip_frames of model.json instead
   int64_t perturbation_most = 250;  // noise on the keyframes: up to so many steps of the schedule
   bool mfi = false;  // the baseline instead (worker/model/mfi.h): sequences of five frames
 };
