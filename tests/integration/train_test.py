@@ -337,6 +337,8 @@ class TrainTest(unittest.TestCase):
         self.assertEqual(len(served), 2)
         self.assertEqual(served, losses("three", [1, 1], "--skip_least", "3", "--skip_most", "3")[0])
         self.assertNotEqual(served, losses("other", [3, 1], "--served_skips")[0])
+        self.assertIn('"served_skips":[3,3]', weights(self.directory / "served" / "training" / "interpolation" /
+                                                      "state.safetensors")[0]["__metadata__"]["fingerprint"])
         none, done = losses("none", [3, 0], "--served_skips")
         self.assertEqual((none, done.returncode), ([], 2))
         self.assertIn("skip_frames of model.json must have numbers, all of them 1 or more", done.stderr)

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <utility>
 
 #include "training/core/flag_set.h"
@@ -613,21 +612,22 @@ class InterpolationTask : public UnetTask {
     } else {
       LoadTuned(unet_, config.weights.interpolation_unet, config.weights.interpolation_null, text_);
     }
-    std::vector<int64_t> skips = config.skip_frames;
+    std::vector<double> spacings;
     if (options.served_skips) {
-      if (skips.empty() || *std::min_element(skips.begin(), skips.end()) < 1) {
+      for (const int64_t skip : config.skip_frames) spacings.push_back(static_cast<double>(skip));
+      if (spacings.empty() || *std::min_element(spacings.begin(), spacings.end()) < 1) {
         throw model::ModelError(
             model::ModelError::Kind::kInvalidArgument,
             "--served_skips: interpolation_sampling.skip_frames of model.json must have numbers, "
             "all of them 1 or more");
       }
     } else {
-      skips.resize(static_cast<size_t>(options.skip_most - options.skip_least + 1));
-      std::iota(skips.begin(), skips.end(), options.skip_least);
+      for (int64_t skip = options.skip_least; skip <= options.skip_most; ++skip) {
+        spacings.push_back(static_cast<double>(skip));
+      }
     }
-    const std::vector<double> spacings(skips.begin(), skips.end());
     MakePool({.frames = 4 * options.groups + 1, .height = options.height, .width = options.width},
-             spacings);
+             std::move(spacings));
     unet_.train();
   }
 
@@ -639,7 +639,8 @@ class InterpolationTask : public UnetTask {
     json["groups"] = options_.groups;
     json["skip_least"] = options_.skip_least;
     json["skip_most"] = options_.skip_most;
-    json["served_skips"] = options_.served_skips;
+    // Their numbers, so that a state made under another model.json is refused.
+    json["served_skips"] = options_.served_skips ? config_.skip_frames : std::vector<int64_t>();
     json["perturbation_most"] = options_.perturbation_most;
     return json;
   }
