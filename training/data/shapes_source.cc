@@ -22,7 +22,9 @@ class ShapesSource : public ClipSource {
             {"split", static_cast<int>(options_.split)},
             {"pace", static_cast<int>(options_.pace)},
             {"fast_fraction", options_.fast_fraction},
+            {"circling_fraction", options_.circling_fraction},
             {"directional_weight", options_.directional_weight},
+            {"unnamed_colors", options_.unnamed_colors},
             {"leave_out", leave_out_}};
   }
 

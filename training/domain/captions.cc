@@ -398,9 +398,10 @@ Captioned Caption(const ClipSpec& clip, Random& random, const CaptionOptions& op
   bool any = false;
   for (int i = 0; i < attributes; ++i) {
     *mentioned[i] = !random.Chance(options.leave_out);
-    any = any || *mentioned[i];
   }
-  if (!any) *mentioned[random.Below(attributes)] = true;
+  if (clip.unnamed_color) result.color = false;
+  for (int i = 0; i < attributes; ++i) any = any || *mentioned[i];
+  if (!any) *mentioned[clip.unnamed_color ? 0 : random.Below(attributes)] = true;
 
   Mentioned seen;
   seen.still_image = !options.motion;

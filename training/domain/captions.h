@@ -14,7 +14,8 @@ namespace kandinsky::training {
 struct CaptionOptions {
   // How many captions are Russian.
   double russian = 0.25;
-  // How often an attribute is left out, each on its own; at least one always stays.
+  // How often an attribute is left out, each on its own; at least one always stays. A colour that
+  // has no name is never mentioned.
   double leave_out = 0.1;
   // False: a caption of a single frame, which never mentions motion.
   bool motion = true;

@@ -26,6 +26,9 @@ constexpr double kMaxRadius = 0.18;
 constexpr int kSteps = kKeyframes - 1;
 constexpr int kLines = 16;  // lines a pixel in RenderFrame
 constexpr uint64_t kClipStream = 1;
+constexpr double kUnnamedDistance = 60;  // of an unnamed colour from each that has a name, at least
+constexpr double kUnnamedReach = 110;    // and from the nearest of them, at most
+constexpr double kUnnamedContrast = 100;  // and from the background, at least
 
 // The place of `value` on a line that is folded to lie between low and high.
 double Fold(double value, double low, double high) {
@@ -40,7 +43,9 @@ Motion DrawMotion(Random& random, const ClipOptions& options) {
   if (options.motion) return *options.motion;
   bool fast = options.pace == Pace::kFast;
   if (options.pace == Pace::kAny) fast = random.Chance(options.fast_fraction);
-  if (fast) return random.Chance(0.5) ? Motion::kBounce : Motion::kCircle;
+  if (fast) {
+    return random.Chance(1 - options.circling_fraction) ? Motion::kBounce : Motion::kCircle;
+  }
   const double weight = std::max(0.0, options.directional_weight);
   if (random.Uniform() * (4 * weight + 3) < 4 * weight) return static_cast<Motion>(random.Below(4));
   return static_cast<Motion>(static_cast<int>(Motion::kStill) + random.Below(3));
@@ -86,6 +91,41 @@ void DrawCircling(Random& random, ClipSpec& clip) {
   clip.orbit_turn = kSteps * 2 * std::asin(distance / (2 * clip.orbit_radius));
   if (random.Chance(0.5)) clip.orbit_turn = -clip.orbit_turn;
   clip.start = clip.CenterAt(0);
+}
+
+bool FurtherThan(double distance, const Rgb& a, const Rgb& b) {
+  double squared = 0;
+  for (size_t channel = 0; channel < a.size(); ++channel) {
+    squared += (double(a[channel]) - b[channel]) * (double(a[channel]) - b[channel]);
+  }
+  return squared >= distance * distance;
+}
+
+// Around a colour that has a name, where it takes most to tell that it is another: far from all of
+// them, a network need not treat both alike.
+Rgb DrawUnnamedColor(Random& random, Background background) {
+  const auto allowed = [&](const Rgb& color) {
+    return FurtherThan(kUnnamedContrast, color, ColorOf(background)) &&
+           std::all_of(std::begin(kColorValues), std::end(kColorValues), [&](const Rgb& named) {
+             return FurtherThan(kUnnamedDistance, color, named);
+           });
+  };
+  while (true) {
+    const Rgb& named = kColorValues[random.Below(kColors)];
+    const double distance = random.Uniform(kUnnamedDistance, kUnnamedReach);
+    // A direction, evenly over the sphere (Archimedes).
+    const double z = random.Uniform(-1, 1), angle = random.Uniform(0, 2 * std::numbers::pi);
+    const double ring = std::sqrt(1 - z * z);
+    const std::array<double, 3> direction = {ring * std::cos(angle), ring * std::sin(angle), z};
+    Rgb color;
+    bool inside = true;
+    for (size_t channel = 0; channel < color.size(); ++channel) {
+      const double value = std::round(named[channel] + distance * direction[channel]);
+      inside = inside && value >= 0 && value <= 255;
+      color[channel] = static_cast<uint8_t>(std::clamp(value, 0.0, 255.0));
+    }
+    if (inside && allowed(color)) return color;
+  }
 }
 
 // Where the horizontal line at height y (in pixels) runs inside the shape: [left, right), empty
@@ -193,6 +233,9 @@ ClipSpec SampleClip(Random& random, const ClipOptions& options) {
       DrawCircling(random, clip);
       break;
   }
+  if (options.unnamed_colors > 0 && random.Chance(options.unnamed_colors)) {
+    clip.unnamed_color = DrawUnnamedColor(random, clip.background);
+  }
   return clip;
 }
 
@@ -202,7 +245,7 @@ ClipSpec ClipAt(uint64_t seed, uint64_t index, const ClipOptions& options) {
 }
 
 void RenderFrame(const ClipSpec& clip, double t, int height, int width, uint8_t* rgb) {
-  const Rgb color = ColorOf(clip.color);
+  const Rgb color = clip.unnamed_color.value_or(ColorOf(clip.color));
   const Rgb background = ColorOf(clip.background);
   uint8_t* const end = rgb + static_cast<size_t>(height) * width * 3;
   for (uint8_t* pixel = rgb; pixel < end; pixel += 3) {

@@ -70,6 +70,8 @@ struct ClipSpec {
   Color color = Color::kRed;
   Background background = Background::kWhite;
   Motion motion = Motion::kStill;
+  // The shape has this colour instead, one that no word names; `color` means nothing then.
+  std::optional<Rgb> unnamed_color;
 
   // Half of the side of the shape's box, at the first and the last moment; linear in between.
   double radius0 = 0.12;
@@ -100,8 +102,15 @@ struct ClipOptions {
   Pace pace = Pace::kAny;
   // How many clips are fast when pace is kAny.
   double fast_fraction = 0.25;
+  // How many of the fast clips circle; the others bounce.
+  double circling_fraction = 0.5;
   // How often each of left, right, up and down is drawn for once that still, grow or shrink is.
   double directional_weight = 1;
+  // How many clips show their shape in an unnamed colour: 60 or more (as a distance of sRGB values)
+  // away from all of the eight, 110 or less from one of them, 100 or more from the background.
+  // Which colours a shape has in the named clips is then no reason to doubt a caption that asks for
+  // another.
+  double unnamed_colors = 0;
   // Every clip has this motion, whatever pace and weights say.
   std::optional<Motion> motion;
 };

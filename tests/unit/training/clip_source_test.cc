@@ -56,5 +56,20 @@ TEST(ShapesSource, LeavesOutAsOftenAsItIsAsked) {
   EXPECT_NE(MakeShapesSource(3, {}, 0.2)->Fingerprint(), MakeShapesSource(3, {})->Fingerprint());
 }
 
+TEST(ShapesSource, NamesNoColorThatHasNoName) {
+  const ClipOptions options{.unnamed_colors = 0.5};
+  const auto source = MakeShapesSource(3, options, 0);
+  int named = 0;
+  for (uint64_t index = 0; index < 200; ++index) {
+    const Description description = source->Read(index, kRequest);
+    const bool has_name = !ClipAt(3, index, options).unnamed_color;
+    named += has_name;
+    EXPECT_EQ(description.attributes[1] >= 0, has_name) << description.caption;
+    EXPECT_GE(description.attributes[0], 0);
+  }
+  EXPECT_NEAR(named, 100, 30);
+  EXPECT_NE(source->Fingerprint(), MakeShapesSource(3, {}, 0)->Fingerprint());
+}
+
 }  // namespace
 }  // namespace kandinsky::training

@@ -116,6 +116,48 @@ TEST(ClipTest, DrawsMotionsAsOptionsSay) {
   }
 }
 
+TEST(ClipTest, BounceAndCircleShareTheFastClipsAsToldTo) {
+  for (const double circling : {0.5, 0.8, 1.0}) {
+    int circles = 0;
+    for (int i = 0; i < 20000; ++i) {
+      const ClipOptions options{.pace = Pace::kFast, .circling_fraction = circling};
+      circles += ClipAt(2, i, options).motion == Motion::kCircle;
+    }
+    EXPECT_NEAR(circles / 20000.0, circling, 0.015);
+  }
+}
+
+double ColorDistance(const Rgb& a, const Rgb& b) {
+  return std::hypot(double(a[0]) - b[0], double(a[1]) - b[1], double(a[2]) - b[2]);
+}
+
+TEST(ClipTest, UnnamedColorsAreFarFromNamedOnes) {
+  ClipOptions options;
+  options.unnamed_colors = 0.3;
+  int unnamed = 0;
+  std::map<Shape, int> shapes;
+  for (int i = 0; i < 20000; ++i) {
+    const ClipSpec clip = ClipAt(1, i, options);
+    if (!clip.unnamed_color) {
+      EXPECT_EQ(clip, ClipAt(1, i, {}));  // as without the option
+      continue;
+    }
+    ++unnamed;
+    ++shapes[clip.shape];
+    int near = 0;
+    for (int color = 0; color < kColors; ++color) {
+      const double distance =
+          ColorDistance(*clip.unnamed_color, ColorOf(static_cast<Color>(color)));
+      EXPECT_GE(distance, 60);
+      near += distance <= 111;  // 110 before rounding
+    }
+    EXPECT_GE(near, 1);
+    EXPECT_GE(ColorDistance(*clip.unnamed_color, ColorOf(clip.background)), 100);
+  }
+  EXPECT_NEAR(unnamed / 20000.0, 0.3, 0.015);
+  for (const auto& [shape, count] : shapes) EXPECT_NEAR(count, unnamed / 3.0, 250);
+}
+
 TEST(ClipTest, StaysInsideAndInRange) {
   for (int i = 0; i < 20000; ++i) {
     const ClipSpec clip = ClipAt(11, i, {.split = Split::kAll, .fast_fraction = 0.5});
@@ -233,6 +275,15 @@ TEST(RenderTest, PaintsTheExactColors) {
   EXPECT_EQ(ColorOf(Color::kBlue), (Rgb{45, 75, 220}));
   EXPECT_EQ(ColorOf(Background::kCyan), (Rgb{60, 200, 210}));
   EXPECT_EQ(ColorOf(Background::kGray), (Rgb{128, 128, 128}));
+}
+
+TEST(RenderTest, PaintsAnUnnamedColor) {
+  ClipSpec clip;
+  clip.unnamed_color = Rgb{200, 120, 160};
+  std::vector<uint8_t> frame(32 * 32 * 3);
+  RenderFrame(clip, 0, 32, 32, frame.data());
+  const uint8_t* const middle = frame.data() + (16 * 32 + 16) * 3;
+  EXPECT_EQ((Rgb{middle[0], middle[1], middle[2]}), *clip.unnamed_color);
 }
 
 TEST(RenderTest, ToleratesShapesThatLeaveTheFrame) {
@@ -356,6 +407,21 @@ TEST(CaptionTest, MentionsWhatItClaimsAndNothingElse) {
     if (HasFailure()) return;
   }
   EXPECT_NEAR(flags["left out"] / 120000.0, 0.2, 0.01);
+}
+
+TEST(CaptionTest, NeverMentionsAColorWithoutAName) {
+  ClipSpec clip = ClipAt(3, 1, {});
+  for (const double leave_out : {0.0, 0.5, 1.0}) {
+    for (int variant = 0; variant < 500; ++variant) {
+      clip.unnamed_color = Rgb{200, 120, 160};
+      const Captioned unnamed = CaptionAt(3, 1, clip, {.leave_out = leave_out}, variant);
+      EXPECT_FALSE(unnamed.color);
+      EXPECT_TRUE(unnamed.shape || unnamed.background || unnamed.motion);
+      ClipSpec other = clip;  // nothing in the text comes from `color`
+      other.color = static_cast<Color>((static_cast<int>(clip.color) + 1) % kColors);
+      EXPECT_EQ(CaptionAt(3, 1, other, {.leave_out = leave_out}, variant).text, unnamed.text);
+    }
+  }
 }
 
 TEST(CaptionTest, PlainCaptions) {
