@@ -78,6 +78,12 @@ std::vector<std::pair<std::string, std::string>> ModelGenerator::Settings() cons
       {"sampler", DescribeSampler(config().keyframe_sampling)},
       {"steps", std::to_string(request_.steps)},
       {"guidance scale", Number(request_.guidance_scale)}};
+  const model::TemporalGuidance& temporal = config().temporal_guidance;
+  if (temporal.scale > 0) {
+    settings.emplace_back("temporal guidance", Number(temporal.scale) + ", network times " +
+                                                   std::to_string(temporal.from) + " to " +
+                                                   std::to_string(temporal.to));
+  }
   if (interpolation_) {
     settings.emplace_back("interpolation sampler",
                           DescribeSampler(config().interpolation_sampling));

@@ -509,7 +509,8 @@ class KeyframesTask : public UnetTask {
       sampling.steps = config_.defaults.steps;
       frames.push_back(Decode(model::SampleKeyframes(
           unet_, encoded, text_.null_embedding(), config_.keyframes, shape[1], shape[2], sampling,
-          {.scale = config_.defaults.guidance_scale}, model::SeededNoise(seed))));
+          {.scale = config_.defaults.guidance_scale, .temporal = config_.temporal_guidance},
+          model::SeededNoise(seed))));
     }
     return Tile(at::cat(frames), config_.keyframes, 1);
   }

@@ -26,6 +26,31 @@ TextCondition ExpandRows(const TextCondition& text, int64_t rows) {
           text.mask.defined() ? text.mask.expand({rows, -1}) : text.mask};
 }
 
+struct Halves {
+  at::Tensor cond, uncond;  // uncond is undefined without guidance
+};
+
+Halves ForwardHalves(Unet& unet, const UnetInput& cond, const UnetInput& uncond,
+                     const GuidanceConfig& guidance) {
+  if (guidance.scale == 0) return {unet.forward(cond), {}};
+  if (guidance.two_passes) {
+    const at::Tensor first = unet.forward(cond);
+    return {first, unet.forward(uncond)};
+  }
+  UnetInput both = cond;
+  both.x = Stack(cond.x, uncond.x);
+  both.context = Stack(cond.context, uncond.context);
+  both.context_mask = Stack(cond.context_mask, uncond.context_mask);
+  const at::Tensor out = unet.forward(both);
+  const int64_t half = cond.x.size(0);
+  return {out.narrow(0, 0, half), out.narrow(0, half, half)};
+}
+
+at::Tensor Guided(const Halves& halves, double scale) {
+  return halves.uncond.defined() ? Guide(halves.cond, halves.uncond, scale)
+                                 : halves.cond.to(at::kFloat);
+}
+
 }  // namespace
 
 DenoisingLoop::DenoisingLoop(const Sampler& sampler, Denoiser denoiser, const NoiseSource& noise,
@@ -95,18 +120,7 @@ at::Tensor Guide(const at::Tensor& cond, const at::Tensor& uncond, double scale)
 
 at::Tensor GuidedForward(Unet& unet, const UnetInput& cond, const UnetInput& uncond,
                          const GuidanceConfig& guidance) {
-  if (guidance.scale == 0) return unet.forward(cond).to(at::kFloat);
-  if (guidance.two_passes) {
-    const at::Tensor first = unet.forward(cond);
-    return Guide(first, unet.forward(uncond), guidance.scale);
-  }
-  UnetInput both = cond;
-  both.x = Stack(cond.x, uncond.x);
-  both.context = Stack(cond.context, uncond.context);
-  both.context_mask = Stack(cond.context_mask, uncond.context_mask);
-  const at::Tensor out = unet.forward(both);
-  const int64_t half = cond.x.size(0);
-  return Guide(out.narrow(0, 0, half), out.narrow(0, half, half), guidance.scale);
+  return Guided(ForwardHalves(unet, cond, uncond, guidance), guidance.scale);
 }
 
 Denoiser MakeKeyframeDenoiser(Unet& unet, const TextCondition& conditional,
@@ -127,7 +141,19 @@ Denoiser MakeKeyframeDenoiser(Unet& unet, const TextCondition& conditional,
     cond.x = uncond.x = x.to(device);
     cond.frames = uncond.frames = x.size(0);
     cond.time = uncond.time = at::full({1}, time, at::TensorOptions(at::kLong).device(device));
-    return GuidedForward(unet, cond, uncond, guidance);
+    const Halves halves = ForwardHalves(unet, cond, uncond, guidance);
+    at::Tensor prediction = Guided(halves, guidance.scale);
+    const TemporalGuidance& temporal = guidance.temporal;
+    if (temporal.scale != 0 && time >= temporal.from && time <= temporal.to) {
+      UnetInput alone = cond;
+      alone.frames = 1;
+      if (!alone.temporal_positions.defined()) {
+        alone.temporal_positions = TemporalPositions(x.size(0));
+      }
+      prediction = prediction + (halves.cond.to(at::kFloat) - unet.forward(alone).to(at::kFloat)) *
+                                    temporal.scale;
+    }
+    return prediction;
   };
 }
 

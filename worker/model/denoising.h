@@ -65,10 +65,23 @@ struct TextCondition {
 // mask only on token 0.
 TextCondition NullCondition(const at::Tensor& null_embedding, int64_t tokens);
 
+// Guidance of keyframes towards frames that belong together: scale * (cond - alone) is added to the
+// prediction, where alone is the network's answer for every frame as a video of one frame, at its
+// place in time and with the same text. Not in the article; after Karras et al. 2024 ("Guiding a
+// Diffusion Model with a Bad Version of Itself"), Hyung et al. 2024 ("Spatiotemporal Skip
+// Guidance") and, for the limits, Kynkäänniemi et al. 2024 ("Applying Guidance in a Limited
+// Interval"). One more pass in the steps that it acts in.
+struct TemporalGuidance {
+  double scale = 0;  // 0: none
+  // Network times that it acts in, both included (Sampler::network_time; more is noisier).
+  int64_t from = 0, to = 10000;
+};
+
 struct GuidanceConfig {
   double scale = 5.0;  // w in (w+1)*cond - w*uncond; 0 is plain conditional and costs half
   bool two_passes =
       false;  // run the halves one after the other: half the activation memory, more time
+  TemporalGuidance temporal;  // keyframes only
 };
 
 // (w+1)*cond - w*uncond in float32.

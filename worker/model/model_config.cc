@@ -208,6 +208,15 @@ ModelConfig ModelConfig::FromJson(const nlohmann::json& json) {
 
   ObjectReader keyframes(reader.Object("keyframe_sampling"), reader.Path("keyframe_sampling"));
   config.keyframe_sampling = ReadSampling(keyframes, "epsilon");
+  if (keyframes.Has("temporal_guidance")) {
+    ObjectReader temporal(keyframes.Object("temporal_guidance"),
+                          keyframes.Path("temporal_guidance"));
+    config.temporal_guidance.scale = temporal.Double("scale", 0, kMaxGuidance, 0.0);
+    config.temporal_guidance.from = temporal.Int("from", 0, kMaxSteps, 0);
+    config.temporal_guidance.to =
+        temporal.Int("to", config.temporal_guidance.from, kMaxSteps, kMaxSteps);
+    temporal.Finish();
+  }
   keyframes.Finish();
   ObjectReader interpolation(reader.Object("interpolation_sampling"),
                              reader.Path("interpolation_sampling"));
@@ -363,6 +372,9 @@ nlohmann::json ModelConfig::ToJson() const {
   json["movq"] = movq.ToJson();
   if (video_movq) json["video_movq"] = video_movq->ToJson();
   json["keyframe_sampling"] = SamplingToJson(keyframe_sampling);
+  json["keyframe_sampling"]["temporal_guidance"] = {{"scale", temporal_guidance.scale},
+                                                    {"from", temporal_guidance.from},
+                                                    {"to", temporal_guidance.to}};
   json["interpolation_sampling"] = SamplingToJson(interpolation_sampling);
   json["interpolation_sampling"]["skip_frames"] = skip_frames;
   json["interpolation_sampling"]["steps_max"] = interpolation_steps_max;

@@ -44,9 +44,12 @@
 //       "schedule_steps": 0,             // length of the noise schedule; 0: as many as steps
 //       "prediction": "epsilon",         // epsilon | v
 //       "percentile": 0.98,              // dynamic thresholding; null: clip to [-1, 1]
-//       "eta": 0                         // ddim only
+//       "eta": 0,                        // ddim only
+//       "temporal_guidance": {           // optional: TemporalGuidance (denoising.h)
+//         "scale": 0, "from": 0, "to": 10000
+//       }
 //     },
-//     "interpolation_sampling": {        // the same, and
+//     "interpolation_sampling": {        // the same without temporal_guidance, and
 //       "skip_frames": [3, 1],           // one number a pass
 //       "steps_max": 0                   // at most so many of a request's steps; 0: all of them
 //     },
@@ -76,6 +79,7 @@
 #include <string>
 #include <vector>
 
+#include "worker/model/denoising.h"
 #include "worker/model/movq.h"
 #include "worker/model/sampler.h"
 #include "worker/model/text/text_encoder.h"
@@ -147,7 +151,8 @@ struct ModelConfig {
   // Without the step count, which each request has.
   SamplerConfig keyframe_sampling;
   SamplerConfig interpolation_sampling;
-  std::vector<int64_t> skip_frames;  // one an interpolation pass
+  TemporalGuidance temporal_guidance;  // of keyframe_sampling
+  std::vector<int64_t> skip_frames;    // one an interpolation pass
   // Keyframes leave little open. What they do leave open, many steps decide at random, while few
   // give nearly its mean, whose squared error is half as large.
   int64_t interpolation_steps_max = 0;  // 0: no limit but the request's

@@ -241,7 +241,8 @@ at::Tensor KeyframeStage::Run(const GenerationRequest& request, const StageHooks
   return SampleKeyframes(
       *impl_->unet, prompt, impl_->null_embedding, impl_->config.keyframes, request.height / cell,
       request.width / cell, WithSteps(impl_->config.keyframe_sampling, request.steps),
-      {.scale = request.guidance_scale}, noise != nullptr ? *noise : seeded, hooks, resume);
+      {.scale = request.guidance_scale, .temporal = impl_->config.temporal_guidance},
+      noise != nullptr ? *noise : seeded, hooks, resume);
 }
 
 at::Tensor KeyframeStage::Preview(const at::Tensor& keyframes) {

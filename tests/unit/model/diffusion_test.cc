@@ -1,6 +1,7 @@
 #include "worker/model/diffusion.h"
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,6 +12,7 @@
 #include <limits>
 #include <numbers>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "worker/model/denoising.h"
@@ -371,25 +373,40 @@ UnetConfig SmallConfig() {
   return config;
 }
 
-TEST(Guidance, IsTheSameInOneBatchAndInTwoPasses) {
-  at::NoGradGuard no_grad;
-  Unet unet(SmallConfig());
-  InitializeWeights(unet, 1);
-  at::manual_seed(2);
-  const TextCondition text{at::randn({1, 5, 12}), at::ones({1, 5}, at::kLong)};
-  const TextCondition negative{at::randn({1, 5, 12}), at::ones({1, 5}, at::kLong)};
-  const TextCondition null = NullCondition(at::randn({12}), 5);
-  const at::Tensor x = at::randn({4, 4, 4, 4});
-  for (const TextCondition& unconditional : {null, negative}) {
-    const at::Tensor batch = MakeKeyframeDenoiser(unet, text, unconditional, {5, false})(x, 980);
-    const at::Tensor passes = MakeKeyframeDenoiser(unet, text, unconditional, {5, true})(x, 980);
-    EXPECT_LT(MaxDifference(batch, passes), 1e-4);
-    // (w+1) cond - w uncond, from networks called by hand.
+// A small network, a text, "no text" and four noisy frames.
+class Guidance : public ::testing::Test {
+ protected:
+  Guidance() { InitializeWeights(unet, 1); }
+
+  // The conditional half, as a network called by hand takes it.
+  UnetInput Input() const {
     UnetInput input;
     input.x = x;
     input.time = at::full({1}, 980, at::kLong);
     input.context = text.context;
     input.context_mask = text.mask;
+    return input;
+  }
+
+  static at::Tensor Random(at::IntArrayRef shape) {
+    return at::randn(shape, at::detail::createCPUGenerator(static_cast<uint64_t>(shape.size())));
+  }
+
+  Unet unet{SmallConfig()};
+  const TextCondition text{Random({1, 5, 12}), at::ones({1, 5}, at::kLong)};
+  const TextCondition null = NullCondition(Random({12}), 5);
+  const at::Tensor x = Random({4, 4, 4, 4});
+};
+
+TEST_F(Guidance, IsTheSameInOneBatchAndInTwoPasses) {
+  at::NoGradGuard no_grad;
+  const TextCondition negative{-text.context, text.mask};
+  for (const TextCondition& unconditional : {null, negative}) {
+    const at::Tensor batch = MakeKeyframeDenoiser(unet, text, unconditional, {5, false})(x, 980);
+    const at::Tensor passes = MakeKeyframeDenoiser(unet, text, unconditional, {5, true})(x, 980);
+    EXPECT_LT(MaxDifference(batch, passes), 1e-4);
+    // (w+1) cond - w uncond, from networks called by hand.
+    UnetInput input = Input();
     const at::Tensor cond = unet.forward(input);
     input.context = unconditional.context;
     input.context_mask = unconditional.mask;
@@ -402,9 +419,42 @@ TEST(Guidance, IsTheSameInOneBatchAndInTwoPasses) {
   }
 }
 
-TEST(Guidance, NullConditionShowsOneToken) {
-  at::manual_seed(2);
-  const at::Tensor embedding = at::randn({12});
+TEST_F(Guidance, TemporalGuidanceLeadsAwayFromLonelyFrames) {
+  at::NoGradGuard no_grad;
+  UnetInput input = Input();
+  const at::Tensor cond = unet.forward(input);
+  input.frames = 1;
+  std::vector<at::Tensor> frames;  // each by itself, at its place in time
+  for (int64_t frame = 0; frame < 4; ++frame) {
+    input.x = x.narrow(0, frame, 1);
+    input.temporal_positions = TemporalPositions(4).narrow(0, frame, 1);
+    frames.push_back(unet.forward(input));
+  }
+  const at::Tensor alone = at::cat(frames);
+  EXPECT_GT(MaxDifference(alone, cond), 1e-3) << "frames have no influence on each other";
+
+  const auto predict = [&](double scale, const TemporalGuidance& temporal, int64_t time,
+                           const at::Tensor& positions = {}) {
+    return MakeKeyframeDenoiser(unet, text, null, {.scale = scale, .temporal = temporal},
+                                positions)(x, time);
+  };
+  const TemporalGuidance twice{.scale = 2, .from = 300, .to = 980};
+  for (const double scale : {0.0, 1.0}) {
+    const at::Tensor plain = predict(scale, {}, 980);
+    EXPECT_LT(MaxDifference(predict(scale, twice, 980), plain + (cond - alone) * 2), 1e-3);
+    EXPECT_TRUE(
+        at::equal(predict(scale, twice, 980), predict(scale, twice, 980, TemporalPositions(4))));
+  }
+  for (const int64_t time : {300, 980}) {
+    EXPECT_FALSE(at::equal(predict(1, twice, time), predict(1, {}, time))) << time;
+  }
+  for (const int64_t time : {299, 981}) {
+    EXPECT_TRUE(at::equal(predict(1, twice, time), predict(1, {}, time))) << time;
+  }
+}
+
+TEST_F(Guidance, NullConditionShowsOneToken) {
+  const at::Tensor embedding = Random({12});
   for (const at::Tensor& stored : {embedding, embedding.unsqueeze(0)}) {
     const TextCondition null = NullCondition(stored.to(at::kHalf), 7);
     ASSERT_EQ(null.context.sizes(), (std::vector<int64_t>{1, 7, 12}));
@@ -422,18 +472,16 @@ TEST(Guidance, NullConditionShowsOneToken) {
 }
 
 // The whole keyframe loop with its network: interrupted equals uninterrupted, whatever the rule.
-TEST(Guidance, KeyframeLoopResumesBitForBit) {
-  Unet unet(SmallConfig());
-  InitializeWeights(unet, 1);
-  at::manual_seed(2);
-  const TextCondition text{at::randn({1, 5, 12}), at::ones({1, 5}, at::kLong)};
-  const TextCondition null = NullCondition(at::randn({12}), 5);
+TEST_F(Guidance, KeyframeLoopResumesBitForBit) {
   const SeededNoise noise(17);
-  for (const SamplerConfig& config :
-       {Config(SamplerType::kDdpm, 4), Config(SamplerType::kDpmSolver2M, 4, 1000)}) {
+  for (const auto& [config, temporal] :
+       {std::pair(Config(SamplerType::kDdpm, 4), 0.0),
+        std::pair(Config(SamplerType::kDdpm, 4), 2.0),
+        std::pair(Config(SamplerType::kDpmSolver2M, 4, 1000), 0.0)}) {
     const Sampler sampler(config);
-    const DenoisingLoop loop(sampler, MakeKeyframeDenoiser(unet, text, null, {5, false}), noise,
-                             NoiseStage::kKeyframes, 0);
+    const DenoisingLoop loop(
+        sampler, MakeKeyframeDenoiser(unet, text, null, {.scale = 5, .temporal = {temporal}}),
+        noise, NoiseStage::kKeyframes, 0);
     std::vector<LoopState> states = {loop.Start({4, 4, 4, 6})};
     DenoisingLoop::Hooks hooks;
     hooks.step = [&](const LoopState& state, double) { states.push_back(state); };

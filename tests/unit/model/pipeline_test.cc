@@ -115,6 +115,21 @@ TEST(ModelConfig, HostileFilesAreRefusedByName) {
        "levels[1].fps"},
       {"sampler", [](Json& j) { j["keyframe_sampling"]["sampler"] = "magic"; }, "ddpm or ddim"},
       {"schedule", [](Json& j) { j["keyframe_sampling"]["schedule_steps"] = 50; }, "steps.max"},
+      {"temporal guidance",
+       [](Json& j) {
+         j["keyframe_sampling"]["temporal_guidance"] = {{"scale", -1}};
+       },
+       "keyframe_sampling.temporal_guidance.scale is -1"},
+      {"its interval",
+       [](Json& j) {
+         j["keyframe_sampling"]["temporal_guidance"] = {{"from", 500}, {"to", 499}};
+       },
+       "temporal_guidance.to is 499, must be an integer from 500"},
+      {"interpolation's guidance",
+       [](Json& j) {
+         j["interpolation_sampling"]["temporal_guidance"] = {{"scale", 1}};
+       },
+       "temporal_guidance is not a known field"},
       {"interpolation steps", [](Json& j) { j["interpolation_sampling"]["steps_max"] = -1; },
        "steps_max is -1"},
       {"keyframe steps", [](Json& j) { j["keyframe_sampling"]["steps_max"] = 2; },
@@ -290,6 +305,22 @@ TEST(Stages, InterpolateInFewerStepsIfTheModelSaysSo) {
   EXPECT_EQ(reported, (std::vector<int>{2, 2, 2, 2, 2, 2}));
   EXPECT_FALSE(run(TinyModel(), 3).equal(two));
   std::filesystem::remove_all(few_steps);
+}
+
+TEST(Stages, GuideFramesTogetherIfTheModelSaysSo) {
+  const auto run = [&](double scale) {
+    const std::string model = TinyModel() + ".guided";
+    std::filesystem::copy(TinyModel(), model);
+    nlohmann::json json = ReadJsonFile(model + "/model.json");
+    json["keyframe_sampling"]["temporal_guidance"] = {{"scale", scale}};
+    std::ofstream(model + "/model.json") << json;
+    const at::Tensor keyframes = KeyframeStage(model, {}).Run(SmallRequest(0));
+    std::filesystem::remove_all(model);
+    return keyframes;
+  };
+  const at::Tensor without = run(0);
+  EXPECT_TRUE(run(0).equal(without));
+  EXPECT_FALSE(run(2).equal(without));
 }
 
 TEST(Stages, DependOnSeedAndPrompts) {
