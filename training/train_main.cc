@@ -55,10 +55,7 @@ struct Common {
   int threads = 2;
   std::string videos;
   uint64_t data_seed = 1;
-  double fast_fraction = 0.25;
-  double circling_fraction = 0.5;
-  double directional_weight = 1;
-  double unnamed_colors = 0;
+  ClipOptions clip;
   double leave_out = 0.1;
   std::string optimizer = "adamw";
   TrainOptions train;
@@ -72,11 +69,11 @@ struct Common {
     flags.Add("videos", &videos,
               "folder of videos with captions to learn from; empty: the moving shapes");
     flags.Add("data_seed", &data_seed, "of the clips, or of the order of the videos");
-    flags.Add("fast_fraction", &fast_fraction, "part of the clips that bounce or circle");
-    flags.Add("circling_fraction", &circling_fraction, "part of those that circle");
-    flags.Add("directional_weight", &directional_weight,
+    flags.Add("fast_fraction", &clip.fast_fraction, "part of the clips that bounce or circle");
+    flags.Add("circling_fraction", &clip.circling_fraction, "part of those that circle");
+    flags.Add("directional_weight", &clip.directional_weight,
               "how often left, right, up, down are drawn for once that others are");
-    flags.Add("unnamed_colors", &unnamed_colors,
+    flags.Add("unnamed_colors", &clip.unnamed_colors,
               "part of the clips whose shape has a colour that no caption names");
     flags.Add("leave_out", &leave_out, "how often a caption leaves a word out, each on its own");
     flags.Add("optimizer", &optimizer,
@@ -120,9 +117,9 @@ Prepared Prepare(Common& common) {
     prepared.device =
         model::ParsePlacement("cuda:" + std::to_string(LocalRank()), "float32").device;
   }
-  CheckRange("--fast_fraction", common.fast_fraction, 0, 1, "0 to 1");
-  CheckRange("--circling_fraction", common.circling_fraction, 0, 1, "0 to 1");
-  CheckRange("--unnamed_colors", common.unnamed_colors, 0, 1, "0 to 1");
+  CheckRange("--fast_fraction", common.clip.fast_fraction, 0, 1, "0 to 1");
+  CheckRange("--circling_fraction", common.clip.circling_fraction, 0, 1, "0 to 1");
+  CheckRange("--unnamed_colors", common.clip.unnamed_colors, 0, 1, "0 to 1");
   CheckRange("--leave_out", common.leave_out, 0, 1, "0 to 1");
   at::set_num_threads(common.threads);
   if (!common.preset.empty()) {
@@ -132,12 +129,7 @@ Prepared Prepare(Common& common) {
   if (!common.videos.empty()) {
     prepared.source = MakeFolderSource(common.videos, common.data_seed);
   } else {
-    prepared.source = MakeShapesSource(common.data_seed,
-                                       {.fast_fraction = common.fast_fraction,
-                                        .circling_fraction = common.circling_fraction,
-                                        .directional_weight = common.directional_weight,
-                                        .unnamed_colors = common.unnamed_colors},
-                                       common.leave_out);
+    prepared.source = MakeShapesSource(common.data_seed, common.clip, common.leave_out);
   }
   return prepared;
 }
@@ -300,7 +292,7 @@ std::vector<Attribute> ParseNames(const std::string& flag, const std::string& na
 int TrainKeyframes(const std::vector<std::string>& arguments, bool help) {
   Common common;
   common.train.batch_size = 6;
-  common.directional_weight = 2;
+  common.clip.directional_weight = 2;
   KeyframesOptions options;
   std::string variant, colors, backgrounds, motions;
   FlagSet flags;
