@@ -61,7 +61,9 @@ GenerationRequest SmallRequest(int passes) {
   return request;
 }
 
-nlohmann::json TinyJson() { return ReadJsonFile(kModels + "tiny/model.json"); }
+using Json = nlohmann::json;
+
+Json TinyJson() { return ReadJsonFile(kModels + "tiny/model.json"); }
 
 TEST(ModelConfig, PresetsReadAndWriteBackEqual) {
   for (const char* name : {"tiny", "kandinsky-video-1.0"}) {
@@ -83,7 +85,6 @@ TEST(ModelConfig, PresetsReadAndWriteBackEqual) {
 }
 
 TEST(ModelConfig, HostileFilesAreRefusedByName) {
-  using Json = nlohmann::json;
   const struct {
     const char* what;
     std::function<void(Json&)> damage;
@@ -282,12 +283,19 @@ TEST(Stages, MakeEveryLevelAndReportEachStep) {
             1);
 }
 
+// TinyModel with another model.json, to be removed by the caller.
+std::string TinyModelBut(const std::function<void(Json&)>& change) {
+  const std::string model = TinyModel() + ".but";
+  std::filesystem::copy(TinyModel(), model);
+  Json json = ReadJsonFile(model + "/model.json");
+  change(json);
+  std::ofstream(model + "/model.json") << json;
+  return model;
+}
+
 TEST(Stages, InterpolateInFewerStepsIfTheModelSaysSo) {
-  const std::string few_steps = TinyModel() + ".few";
-  std::filesystem::copy(TinyModel(), few_steps);
-  nlohmann::json json = ReadJsonFile(few_steps + "/model.json");
-  json["interpolation_sampling"]["steps_max"] = 2;
-  std::ofstream(few_steps + "/model.json") << json;
+  const std::string few_steps =
+      TinyModelBut([](Json& json) { json["interpolation_sampling"]["steps_max"] = 2; });
   const at::Tensor keyframes = at::randn({2, 4, 4, 4});
   std::vector<int> reported;
   StageHooks hooks;
@@ -309,11 +317,9 @@ TEST(Stages, InterpolateInFewerStepsIfTheModelSaysSo) {
 
 TEST(Stages, GuideFramesTogetherIfTheModelSaysSo) {
   const auto run = [&](double scale) {
-    const std::string model = TinyModel() + ".guided";
-    std::filesystem::copy(TinyModel(), model);
-    nlohmann::json json = ReadJsonFile(model + "/model.json");
-    json["keyframe_sampling"]["temporal_guidance"] = {{"scale", scale}};
-    std::ofstream(model + "/model.json") << json;
+    const std::string model = TinyModelBut([&](Json& json) {
+      json["keyframe_sampling"]["temporal_guidance"] = {{"scale", scale}};
+    });
     const at::Tensor keyframes = KeyframeStage(model, {}).Run(SmallRequest(0));
     std::filesystem::remove_all(model);
     return keyframes;
