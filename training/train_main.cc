@@ -75,6 +75,8 @@ struct Common {
               "how often left, right, up, down are drawn for once that others are");
     flags.Add("unnamed_colors", &clip.unnamed_colors,
               "part of the clips whose shape has a colour that no caption names");
+    flags.Add("mixed_colors", &clip.mixed_colors,
+              "part of the clips whose shape has the middle of two colours, which captions name");
     flags.Add("leave_out", &leave_out, "how often a caption leaves a word out, each on its own");
     flags.Add("optimizer", &optimizer,
               "adamw, or muon: matrices and kernels move in orthogonalised directions");
@@ -120,6 +122,8 @@ Prepared Prepare(Common& common) {
   CheckRange("--fast_fraction", common.clip.fast_fraction, 0, 1, "0 to 1");
   CheckRange("--circling_fraction", common.clip.circling_fraction, 0, 1, "0 to 1");
   CheckRange("--unnamed_colors", common.clip.unnamed_colors, 0, 1, "0 to 1");
+  CheckRange("--mixed_colors", common.clip.mixed_colors, 0, 1 - common.clip.unnamed_colors,
+             "0 to 1 - unnamed_colors");
   CheckRange("--leave_out", common.leave_out, 0, 1, "0 to 1");
   at::set_num_threads(common.threads);
   if (!common.preset.empty()) {

@@ -439,6 +439,8 @@ class TrainTest(unittest.TestCase):
             (["movq", "--out", "x", "--fast_fraction", "1.5"], "--fast_fraction is 1.500000, must be 0 to 1"),
             (["movq", "--out", "x", "--circling_fraction", "-1"], "--circling_fraction is -1.000000, must be 0 to 1"),
             (["movq", "--out", "x", "--unnamed_colors", "2"], "--unnamed_colors is 2.000000, must be 0 to 1"),
+            (["movq", "--out", "x", "--unnamed_colors", "0.7", "--mixed_colors", "0.4"],
+             "--mixed_colors is 0.400000, must be 0 to 1 - unnamed_colors"),
             (["movq", "--stepz", "1"], "unknown option --stepz"),
             (["movq"], "--out is needed"),
             (["interpolation", "--out", "x", "--baseline", "linear"], '--baseline is "linear", must be mfi or empty'),

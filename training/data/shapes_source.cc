@@ -25,6 +25,7 @@ class ShapesSource : public ClipSource {
             {"circling_fraction", options_.circling_fraction},
             {"directional_weight", options_.directional_weight},
             {"unnamed_colors", options_.unnamed_colors},
+            {"mixed_colors", options_.mixed_colors},
             {"leave_out", leave_out_}};
   }
 

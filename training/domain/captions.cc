@@ -37,7 +37,7 @@ std::string Fill(std::string_view pattern, const F& value) {
 // A clip as a caption sees it: what is not mentioned is not there.
 struct Mentioned {
   std::optional<Shape> shape;
-  std::optional<Color> color;
+  std::vector<Color> colors;  // two of a mixed colour
   std::optional<Background> background;
   std::optional<Motion> motion;
   bool still_image = false;
@@ -146,15 +146,22 @@ const Words& EnglishTemplates(bool motion, bool background) {
   return words[2 * motion + background];
 }
 
+// "red", or "red-white" of two.
+std::string EnglishColor(const std::vector<Color>& colors, Random& random, bool plain) {
+  if (colors.size() == 1) return std::string(Pick(EnglishColors(colors[0]), random, plain));
+  return std::string(EnglishColors(colors[0])[0]) + "-" + std::string(EnglishColors(colors[1])[0]);
+}
+
 std::string English(const Mentioned& clip, Random& random, bool plain) {
   std::string bare;
   std::string subject;
-  if (clip.color) bare = Pick(EnglishColors(*clip.color), random, plain);
+  const bool colored = !clip.colors.empty();
+  if (colored) bare = EnglishColor(clip.colors, random, plain);
   if (!clip.shape && random.Chance(plain ? 0 : 0.2)) {
-    bare = clip.color ? "something " + bare : "something";
+    bare = colored ? "something " + bare : "something";
     subject = bare;
   } else {
-    if (clip.color) bare += ' ';
+    if (colored) bare += ' ';
     static const Words* const unnamed = new Words{"shape", "object", "figure"};
     bare += Pick(clip.shape ? EnglishShapes(*clip.shape) : *unnamed, random, plain);
     subject = WithArticle(bare);
@@ -327,11 +334,18 @@ const Words& RussianTemplates(bool motion, bool background) {
   return words[2 * motion + background];
 }
 
+// Masculine nominative: "красный", or "красно-белый" of two.
+std::string RussianColor(const std::vector<Color>& colors, Random& random, bool plain) {
+  if (colors.size() == 1) return std::string(Pick(RussianColors(colors[0]), random, plain));
+  return CombiningForm(RussianColors(colors[0])[0]) + "-" +
+         std::string(RussianColors(colors[1])[0]);
+}
+
 std::string Russian(const Mentioned& clip, Random& random, bool plain) {
   const RussianNoun noun = Pick(RussianShapes(clip.shape), random, plain);
   std::string subject;
-  if (clip.color) {
-    const std::string_view color = Pick(RussianColors(*clip.color), random, plain);
+  if (!clip.colors.empty()) {
+    const std::string color = RussianColor(clip.colors, random, plain);
     subject = DeclineAdjective(color, noun.gender, Case::kNominative) + " ";
   }
   if (!noun.adjective.empty()) {
@@ -399,14 +413,20 @@ Captioned Caption(const ClipSpec& clip, Random& random, const CaptionOptions& op
   for (int i = 0; i < attributes; ++i) {
     *mentioned[i] = !random.Chance(options.leave_out);
   }
-  if (clip.unnamed_color) result.color = false;
+  const bool nameless = clip.unnamed_color && !clip.mixed_colors;
+  if (nameless) result.color = false;
   for (int i = 0; i < attributes; ++i) any = any || *mentioned[i];
-  if (!any) *mentioned[clip.unnamed_color ? 0 : random.Below(attributes)] = true;
+  if (!any) *mentioned[nameless ? 0 : random.Below(attributes)] = true;
 
   Mentioned seen;
   seen.still_image = !options.motion;
   if (result.shape) seen.shape = clip.shape;
-  if (result.color) seen.color = clip.color;
+  if (result.color && clip.mixed_colors) {
+    seen.colors = {clip.mixed_colors->begin(), clip.mixed_colors->end()};
+    result.color = false;
+  } else if (result.color) {
+    seen.colors = {clip.color};
+  }
   if (result.background) seen.background = clip.background;
   if (result.motion) seen.motion = clip.motion;
   result.text =

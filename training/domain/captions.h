@@ -15,7 +15,7 @@ struct CaptionOptions {
   // How many captions are Russian.
   double russian = 0.25;
   // How often an attribute is left out, each on its own; at least one always stays. A colour that
-  // has no name is never mentioned.
+  // has no name is never mentioned, a mixed one by the plainest words for both.
   double leave_out = 0.1;
   // False: a caption of a single frame, which never mentions motion.
   bool motion = true;
@@ -27,7 +27,8 @@ struct CaptionOptions {
   bool plain = false;
 };
 
-// The flags tell what the text mentions. Any value is right for what it does not mention.
+// The flags tell what the text mentions, `color` one of the eight alone. Any value is right for
+// what it does not mention.
 struct Captioned {
   std::string text;  // UTF-8
   bool shape = false;

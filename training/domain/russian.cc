@@ -24,6 +24,11 @@ std::string DeclineAdjective(std::string_view masculine, Gender gender, Case gra
   return form;
 }
 
+std::string CombiningForm(std::string_view masculine) {
+  const std::string stem(masculine.substr(0, masculine.size() - kHard[0][0].size()));
+  return stem + (masculine.ends_with("ий") ? "е" : "о");
+}
+
 std::string Participle(std::string_view stem, bool reflexive, Gender gender) {
   std::string form(stem);
   form += kParticiple[static_cast<int>(gender)];

@@ -15,6 +15,10 @@ enum class Case { kNominative, kPrepositional };
 // ("синий"). What does not end like one is returned as it is.
 std::string DeclineAdjective(std::string_view masculine, Gender gender, Case grammatical_case);
 
+// The first half of a compound, from a masculine nominative: "красный" -> "красно", "синий" ->
+// "сине".
+std::string CombiningForm(std::string_view masculine);
+
 // A present active participle in the nominative from its stem: "движущ" -> "движущаяся" (feminine,
 // reflexive).
 std::string Participle(std::string_view stem, bool reflexive, Gender gender);

@@ -101,15 +101,15 @@ bool FurtherThan(double distance, const Rgb& a, const Rgb& b) {
   return squared >= distance * distance;
 }
 
+bool MayBeUnnamed(const Rgb& color, Background background) {
+  return FurtherThan(kUnnamedContrast, color, ColorOf(background)) &&
+         std::all_of(std::begin(kColorValues), std::end(kColorValues),
+                     [&](const Rgb& named) { return FurtherThan(kUnnamedDistance, color, named); });
+}
+
 // Around a colour that has a name, where it takes most to tell that it is another: far from all of
 // them, a network need not treat both alike.
 Rgb DrawUnnamedColor(Random& random, Background background) {
-  const auto allowed = [&](const Rgb& color) {
-    return FurtherThan(kUnnamedContrast, color, ColorOf(background)) &&
-           std::all_of(std::begin(kColorValues), std::end(kColorValues), [&](const Rgb& named) {
-             return FurtherThan(kUnnamedDistance, color, named);
-           });
-  };
   while (true) {
     const Rgb& named = kColorValues[random.Below(kColors)];
     const double distance = random.Uniform(kUnnamedDistance, kUnnamedReach);
@@ -124,8 +124,21 @@ Rgb DrawUnnamedColor(Random& random, Background background) {
       inside = inside && value >= 0 && value <= 255;
       color[channel] = static_cast<uint8_t>(std::clamp(value, 0.0, 255.0));
     }
-    if (inside && allowed(color)) return color;
+    if (inside && MayBeUnnamed(color, background)) return color;
   }
+}
+
+void MixColors(Random& random, ClipSpec& clip) {
+  do {
+    const int first = random.Below(kColors);
+    const int second = (first + 1 + random.Below(kColors - 1)) % kColors;
+    clip.mixed_colors = {static_cast<Color>(first), static_cast<Color>(second)};
+    clip.unnamed_color.emplace();
+    for (size_t channel = 0; channel < clip.unnamed_color->size(); ++channel) {
+      (*clip.unnamed_color)[channel] =
+          static_cast<uint8_t>((kColorValues[first][channel] + kColorValues[second][channel]) / 2);
+    }
+  } while (!MayBeUnnamed(*clip.unnamed_color, clip.background));
 }
 
 // Where the horizontal line at height y (in pixels) runs inside the shape: [left, right), empty
@@ -233,8 +246,13 @@ ClipSpec SampleClip(Random& random, const ClipOptions& options) {
       DrawCircling(random, clip);
       break;
   }
-  if (options.unnamed_colors > 0 && random.Chance(options.unnamed_colors)) {
-    clip.unnamed_color = DrawUnnamedColor(random, clip.background);
+  if (options.unnamed_colors + options.mixed_colors > 0) {
+    const double kind = random.Uniform();
+    if (kind < options.unnamed_colors) {
+      clip.unnamed_color = DrawUnnamedColor(random, clip.background);
+    } else if (kind < options.unnamed_colors + options.mixed_colors) {
+      MixColors(random, clip);
+    }
   }
   return clip;
 }

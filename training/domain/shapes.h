@@ -70,8 +70,10 @@ struct ClipSpec {
   Color color = Color::kRed;
   Background background = Background::kWhite;
   Motion motion = Motion::kStill;
-  // The shape has this colour instead, one that no word names; `color` means nothing then.
+  // The shape has this colour instead, one that no single word names; `color` means nothing then.
   std::optional<Rgb> unnamed_color;
+  // If that is the middle of two colours: these two, which captions name ("a yellow-white circle").
+  std::optional<std::array<Color, 2>> mixed_colors;
 
   // Half of the side of the shape's box, at the first and the last moment; linear in between.
   double radius0 = 0.12;
@@ -111,6 +113,10 @@ struct ClipOptions {
   // Which colours a shape has in the named clips is then no reason to doubt a caption that asks for
   // another.
   double unnamed_colors = 0;
+  // How many clips, apart from those, show it in the middle of two of the eight colours, if that is
+  // as far from all of them and from the background as an unnamed colour is. The caption then has a
+  // word for a colour beside one for a shape that the two may not have without it.
+  double mixed_colors = 0;
   // Every clip has this motion, whatever pace and weights say.
   std::optional<Motion> motion;
 };

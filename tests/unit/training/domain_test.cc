@@ -158,6 +158,42 @@ TEST(ClipTest, UnnamedColorsAreFarFromNamedOnes) {
   for (const auto& [shape, count] : shapes) EXPECT_NEAR(count, unnamed / 3.0, 250);
 }
 
+TEST(ClipTest, MixedColorsAreTheMiddleOfTwo) {
+  ClipOptions options;
+  options.unnamed_colors = 0.2;
+  options.mixed_colors = 0.3;
+  int mixed = 0, unnamed = 0;
+  std::map<Shape, int> shapes;
+  std::set<std::array<Color, 2>> pairs;
+  for (int i = 0; i < 20000; ++i) {
+    const ClipSpec clip = ClipAt(1, i, options);
+    if (!clip.mixed_colors) {
+      unnamed += clip.unnamed_color.has_value();
+      EXPECT_EQ(clip, ClipAt(1, i, {.unnamed_colors = 0.2}));  // as without the option
+      continue;
+    }
+    ++mixed;
+    ++shapes[clip.shape];
+    pairs.insert(*clip.mixed_colors);
+    const Rgb first = ColorOf((*clip.mixed_colors)[0]), second = ColorOf((*clip.mixed_colors)[1]);
+    for (int channel = 0; channel < 3; ++channel) {
+      EXPECT_EQ((*clip.unnamed_color)[channel], (first[channel] + second[channel]) / 2);
+    }
+    for (int color = 0; color < kColors; ++color) {
+      EXPECT_GE(ColorDistance(*clip.unnamed_color, ColorOf(static_cast<Color>(color))), 60);
+    }
+    EXPECT_GE(ColorDistance(*clip.unnamed_color, ColorOf(clip.background)), 100);
+  }
+  EXPECT_NEAR(mixed / 20000.0, 0.3, 0.015);
+  EXPECT_NEAR(unnamed / 20000.0, 0.2, 0.015);
+  for (const auto& [shape, count] : shapes) EXPECT_NEAR(count, mixed / 3.0, 250);
+  for (int color = 0; color < kColors; ++color) {  // with every shape, those held out included
+    EXPECT_TRUE(std::any_of(pairs.begin(), pairs.end(), [&](const auto& pair) {
+      return pair[0] == static_cast<Color>(color) || pair[1] == static_cast<Color>(color);
+    })) << color;
+  }
+}
+
 TEST(ClipTest, StaysInsideAndInRange) {
   for (int i = 0; i < 20000; ++i) {
     const ClipSpec clip = ClipAt(11, i, {.split = Split::kAll, .fast_fraction = 0.5});
@@ -501,6 +537,46 @@ TEST(CaptionTest, VariesWords) {
   std::set<std::string> texts;
   for (int i = 0; i < 2000; ++i) texts.insert(CaptionAt(5, i, clip, {}).text);
   EXPECT_GT(texts.size(), 1000u);
+}
+
+TEST(CaptionTest, NamesBothOfMixedColors) {
+  ClipSpec clip;
+  clip.shape = Shape::kTriangle;
+  clip.motion = Motion::kUp;
+  clip.unnamed_color = Rgb{240, 230, 148};
+  clip.mixed_colors = {Color::kYellow, Color::kWhite};
+  CaptionOptions options;
+  options.plain = true;
+  options.leave_out = 0;
+  Random random(1);
+  options.russian = 0;
+  const Captioned english = Caption(clip, random, options);
+  EXPECT_EQ(english.text, "a yellow-white triangle moves up on a white background");
+  EXPECT_FALSE(english.color);
+  EXPECT_TRUE(english.shape && english.background && english.motion);
+  options.russian = 1;
+  clip.mixed_colors = {Color::kBlue, Color::kGreen};
+  EXPECT_EQ(Caption(clip, random, options).text,
+            "сине-зелёный треугольник движется вверх на белом фоне");
+  // As often left out as other attributes, and never alone.
+  options.russian = 0;
+  options.leave_out = 0.4;
+  int named = 0;
+  for (int i = 0; i < 2000; ++i) {
+    const Captioned captioned = Caption(clip, random, options);
+    const bool both = captioned.text.find("blue-green") != std::string::npos;
+    named += both;
+    EXPECT_EQ(both, captioned.text.find("blue") != std::string::npos) << captioned.text;
+    EXPECT_EQ(both, captioned.text.find("green") != std::string::npos) << captioned.text;
+    EXPECT_FALSE(captioned.color);
+  }
+  EXPECT_NEAR(named / 2000.0, 0.6, 0.04);
+}
+
+TEST(RussianTest, CombiningForms) {
+  EXPECT_EQ(CombiningForm("красный"), "красно");
+  EXPECT_EQ(CombiningForm("жёлтый"), "жёлто");
+  EXPECT_EQ(CombiningForm("синий"), "сине");
 }
 
 TEST(RussianTest, Agreement) {
