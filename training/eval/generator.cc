@@ -80,9 +80,10 @@ std::vector<std::pair<std::string, std::string>> ModelGenerator::Settings() cons
       {"guidance scale", Number(request_.guidance_scale)}};
   const model::TemporalGuidance& temporal = config().temporal_guidance;
   if (temporal.scale > 0) {
-    settings.emplace_back("temporal guidance", Number(temporal.scale) + ", network times " +
-                                                   std::to_string(temporal.from) + " to " +
-                                                   std::to_string(temporal.to));
+    settings.emplace_back("temporal guidance",
+                          Number(temporal.scale) + ", windows of " +
+                              std::to_string(temporal.window) + ", network times " +
+                              std::to_string(temporal.from) + " to " + std::to_string(temporal.to));
   }
   if (interpolation_) {
     settings.emplace_back("interpolation sampler",

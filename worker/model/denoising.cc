@@ -145,12 +145,12 @@ Denoiser MakeKeyframeDenoiser(Unet& unet, const TextCondition& conditional,
     at::Tensor prediction = Guided(halves, guidance.scale);
     const TemporalGuidance& temporal = guidance.temporal;
     if (temporal.scale != 0 && time >= temporal.from && time <= temporal.to) {
-      UnetInput alone = cond;
-      alone.frames = 1;
-      if (!alone.temporal_positions.defined()) {
-        alone.temporal_positions = TemporalPositions(x.size(0));
+      UnetInput parts = cond;
+      parts.frames = temporal.window;
+      if (!parts.temporal_positions.defined()) {
+        parts.temporal_positions = TemporalPositions(x.size(0));
       }
-      prediction = prediction + (halves.cond.to(at::kFloat) - unet.forward(alone).to(at::kFloat)) *
+      prediction = prediction + (halves.cond.to(at::kFloat) - unet.forward(parts).to(at::kFloat)) *
                                     temporal.scale;
     }
     return prediction;

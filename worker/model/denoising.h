@@ -65,14 +65,16 @@ struct TextCondition {
 // mask only on token 0.
 TextCondition NullCondition(const at::Tensor& null_embedding, int64_t tokens);
 
-// Guidance of keyframes towards frames that belong together: scale * (cond - alone) is added to the
-// prediction, where alone is the network's answer for every frame as a video of one frame, at its
-// place in time and with the same text. Not in the article; after Karras et al. 2024 ("Guiding a
-// Diffusion Model with a Bad Version of Itself"), Hyung et al. 2024 ("Spatiotemporal Skip
-// Guidance") and, for the limits, Kynkäänniemi et al. 2024 ("Applying Guidance in a Limited
-// Interval"). One more pass in the steps that it acts in.
+// Guidance of keyframes towards frames that belong together: scale * (cond - parts) is added to the
+// prediction, where parts is the network's answer for every `window` successive frames as a video
+// of their own, at their places in time and with the same text. Four frames agree in colour as all
+// do; frames alone do not, and guidance away from those spoils colours (docs/evaluation.md). Not in
+// the article; after Karras et al. 2024 ("Guiding a Diffusion Model with a Bad Version of Itself"),
+// Hyung et al. 2024 ("Spatiotemporal Skip Guidance") and, for the limits, Kynkäänniemi et al. 2024
+// ("Applying Guidance in a Limited Interval"). One more pass in the steps that it acts in.
 struct TemporalGuidance {
-  double scale = 0;  // 0: none
+  double scale = 0;    // 0: none
+  int64_t window = 1;  // divides the frames of the video
   // Network times that it acts in, both included (Sampler::network_time; more is noisier).
   int64_t from = 0, to = 10000;
 };

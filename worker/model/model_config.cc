@@ -212,6 +212,11 @@ ModelConfig ModelConfig::FromJson(const nlohmann::json& json) {
     ObjectReader temporal(keyframes.Object("temporal_guidance"),
                           keyframes.Path("temporal_guidance"));
     config.temporal_guidance.scale = temporal.Double("scale", 0, kMaxGuidance, 0.0);
+    config.temporal_guidance.window = temporal.Int("window", 1, config.keyframes, 1);
+    if (config.keyframes % config.temporal_guidance.window != 0) {
+      Invalid(temporal.Path("window") + " is " + std::to_string(config.temporal_guidance.window) +
+              ", must divide the " + std::to_string(config.keyframes) + " keyframes");
+    }
     config.temporal_guidance.from = temporal.Int("from", 0, kMaxSteps, 0);
     config.temporal_guidance.to =
         temporal.Int("to", config.temporal_guidance.from, kMaxSteps, kMaxSteps);
@@ -373,6 +378,7 @@ nlohmann::json ModelConfig::ToJson() const {
   if (video_movq) json["video_movq"] = video_movq->ToJson();
   json["keyframe_sampling"] = SamplingToJson(keyframe_sampling);
   json["keyframe_sampling"]["temporal_guidance"] = {{"scale", temporal_guidance.scale},
+                                                    {"window", temporal_guidance.window},
                                                     {"from", temporal_guidance.from},
                                                     {"to", temporal_guidance.to}};
   json["interpolation_sampling"] = SamplingToJson(interpolation_sampling);

@@ -46,7 +46,7 @@
 //       "percentile": 0.98,              // dynamic thresholding; null: clip to [-1, 1]
 //       "eta": 0,                        // ddim only
 //       "temporal_guidance": {           // optional: TemporalGuidance (denoising.h)
-//         "scale": 0, "from": 0, "to": 10000
+//         "scale": 0, "window": 1, "from": 0, "to": 10000
 //       }
 //     },
 //     "interpolation_sampling": {        // the same without temporal_guidance, and

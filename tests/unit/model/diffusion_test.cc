@@ -419,31 +419,38 @@ TEST_F(Guidance, IsTheSameInOneBatchAndInTwoPasses) {
   }
 }
 
-TEST_F(Guidance, TemporalGuidanceLeadsAwayFromLonelyFrames) {
+TEST_F(Guidance, TemporalGuidanceLeadsAwayFromFramesOfTheirOwn) {
   at::NoGradGuard no_grad;
   UnetInput input = Input();
   const at::Tensor cond = unet.forward(input);
-  input.frames = 1;
-  std::vector<at::Tensor> frames;  // each by itself, at its place in time
-  for (int64_t frame = 0; frame < 4; ++frame) {
-    input.x = x.narrow(0, frame, 1);
-    input.temporal_positions = TemporalPositions(4).narrow(0, frame, 1);
-    frames.push_back(unet.forward(input));
-  }
-  const at::Tensor alone = at::cat(frames);
-  EXPECT_GT(MaxDifference(alone, cond), 1e-3) << "frames have no influence on each other";
+  const auto apart = [&](int64_t window) {  // each window by itself, at its place in time
+    std::vector<at::Tensor> windows;
+    input.frames = window;
+    for (int64_t first = 0; first < 4; first += window) {
+      input.x = x.narrow(0, first, window);
+      input.temporal_positions = TemporalPositions(4).narrow(0, first, window);
+      windows.push_back(unet.forward(input));
+    }
+    return at::cat(windows);
+  };
+  EXPECT_GT(MaxDifference(apart(1), cond), 1e-3) << "frames have no influence on each other";
+  EXPECT_GT(MaxDifference(apart(1), apart(2)), 1e-3);
 
   const auto predict = [&](double scale, const TemporalGuidance& temporal, int64_t time,
                            const at::Tensor& positions = {}) {
     return MakeKeyframeDenoiser(unet, text, null, {.scale = scale, .temporal = temporal},
                                 positions)(x, time);
   };
-  const TemporalGuidance twice{.scale = 2, .from = 300, .to = 980};
+  TemporalGuidance twice{.scale = 2, .from = 300, .to = 980};
   for (const double scale : {0.0, 1.0}) {
     const at::Tensor plain = predict(scale, {}, 980);
-    EXPECT_LT(MaxDifference(predict(scale, twice, 980), plain + (cond - alone) * 2), 1e-3);
-    EXPECT_TRUE(
-        at::equal(predict(scale, twice, 980), predict(scale, twice, 980, TemporalPositions(4))));
+    for (const int64_t window : {1, 2}) {
+      twice.window = window;
+      EXPECT_LT(MaxDifference(predict(scale, twice, 980), plain + (cond - apart(window)) * 2),
+                1e-3);
+      EXPECT_TRUE(
+          at::equal(predict(scale, twice, 980), predict(scale, twice, 980, TemporalPositions(4))));
+    }
   }
   for (const int64_t time : {300, 980}) {
     EXPECT_FALSE(at::equal(predict(1, twice, time), predict(1, {}, time))) << time;

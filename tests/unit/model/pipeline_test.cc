@@ -121,6 +121,11 @@ TEST(ModelConfig, HostileFilesAreRefusedByName) {
          j["keyframe_sampling"]["temporal_guidance"] = {{"scale", -1}};
        },
        "keyframe_sampling.temporal_guidance.scale is -1"},
+      {"its window",
+       [](Json& j) {
+         j["keyframe_sampling"]["temporal_guidance"] = {{"window", 3}};
+       },
+       "temporal_guidance.window is 3, must divide the 16 keyframes"},
       {"its interval",
        [](Json& j) {
          j["keyframe_sampling"]["temporal_guidance"] = {{"from", 500}, {"to", 499}};
@@ -316,17 +321,18 @@ TEST(Stages, InterpolateInFewerStepsIfTheModelSaysSo) {
 }
 
 TEST(Stages, GuideFramesTogetherIfTheModelSaysSo) {
-  const auto run = [&](double scale) {
+  const auto run = [&](double scale, int window) {
     const std::string model = TinyModelBut([&](Json& json) {
-      json["keyframe_sampling"]["temporal_guidance"] = {{"scale", scale}};
+      json["keyframe_sampling"]["temporal_guidance"] = {{"scale", scale}, {"window", window}};
     });
     const at::Tensor keyframes = KeyframeStage(model, {}).Run(SmallRequest(0));
     std::filesystem::remove_all(model);
     return keyframes;
   };
-  const at::Tensor without = run(0);
-  EXPECT_TRUE(run(0).equal(without));
-  EXPECT_FALSE(run(2).equal(without));
+  const at::Tensor without = run(0, 1), with = run(2, 4);
+  EXPECT_TRUE(run(0, 4).equal(without));
+  EXPECT_FALSE(with.equal(without));
+  EXPECT_FALSE(run(2, 1).equal(with));
 }
 
 TEST(Stages, DependOnSeedAndPrompts) {
