@@ -150,8 +150,8 @@ Denoiser MakeKeyframeDenoiser(Unet& unet, const TextCondition& conditional,
       if (!parts.temporal_positions.defined()) {
         parts.temporal_positions = TemporalPositions(x.size(0));
       }
-      prediction = prediction + (halves.cond.to(at::kFloat) - unet.forward(parts).to(at::kFloat)) *
-                                    temporal.scale;
+      const at::Tensor apart = halves.cond.to(at::kFloat) - unet.forward(parts).to(at::kFloat);
+      prediction = prediction + (apart - apart.mean(0, true)) * temporal.scale;
     }
     return prediction;
   };

@@ -65,13 +65,14 @@ struct TextCondition {
 // mask only on token 0.
 TextCondition NullCondition(const at::Tensor& null_embedding, int64_t tokens);
 
-// Guidance of keyframes towards frames that belong together: scale * (cond - parts) is added to the
-// prediction, where parts is the network's answer for every `window` successive frames as a video
-// of their own, at their places in time and with the same text. Four frames agree in colour as all
-// do; frames alone do not, and guidance away from those spoils colours (docs/evaluation.md). Not in
-// the article; after Karras et al. 2024 ("Guiding a Diffusion Model with a Bad Version of Itself"),
-// Hyung et al. 2024 ("Spatiotemporal Skip Guidance") and, for the limits, Kynkäänniemi et al. 2024
-// ("Applying Guidance in a Limited Interval"). One more pass in the steps that it acts in.
+// Guidance of keyframes towards frames that belong together: scale * (d - mean of d over the
+// frames) is added to the prediction, where d = cond - parts and parts is the network's answer for
+// every `window` successive frames as a video of their own, at their places in time and with the
+// same text. The mean is what all frames share, colours above all, which d itself drives too far;
+// frames alone spoil them more than windows do (docs/evaluation.md). Not in the article; after
+// Karras et al. 2024 ("Guiding a Diffusion Model with a Bad Version of Itself"), Hyung et al. 2024
+// ("Spatiotemporal Skip Guidance") and, for the limits, Kynkäänniemi et al. 2024 ("Applying
+// Guidance in a Limited Interval"). One more pass in the steps that it acts in.
 struct TemporalGuidance {
   double scale = 0;    // 0: none
   int64_t window = 1;  // divides the frames of the video
