@@ -151,7 +151,8 @@ Denoiser MakeKeyframeDenoiser(Unet& unet, const TextCondition& conditional,
         parts.temporal_positions = TemporalPositions(x.size(0));
       }
       const at::Tensor apart = halves.cond.to(at::kFloat) - unet.forward(parts).to(at::kFloat);
-      prediction = prediction + (apart - apart.mean(0, true)) * temporal.scale;
+      const at::Tensor places = apart - apart.mean({2, 3}, true);
+      prediction = prediction + (places - places.mean(0, true)) * temporal.scale;
     }
     return prediction;
   };

@@ -65,14 +65,15 @@ struct TextCondition {
 // mask only on token 0.
 TextCondition NullCondition(const at::Tensor& null_embedding, int64_t tokens);
 
-// Guidance of keyframes towards frames that belong together: scale * (d - mean of d over the
-// frames) is added to the prediction, where d = cond - parts and parts is the network's answer for
-// every `window` successive frames as a video of their own, at their places in time and with the
-// same text. The mean is what all frames share, colours above all, which d itself drives too far;
-// frames alone spoil them more than windows do (docs/evaluation.md). Not in the article; after
-// Karras et al. 2024 ("Guiding a Diffusion Model with a Bad Version of Itself"), Hyung et al. 2024
-// ("Spatiotemporal Skip Guidance") and, for the limits, Kynkäänniemi et al. 2024 ("Applying
-// Guidance in a Limited Interval"). One more pass in the steps that it acts in.
+// Guidance of keyframes towards frames that belong together: scale * c(cond - parts) is added to
+// the prediction, where parts is the network's answer for every `window` successive frames as a
+// video of their own, at their places in time and with the same text, and c takes out of each
+// channel its mean over the places of a frame and then its mean over the frames. These means are
+// brightness and colours: guided as well, they go too far, and frames flicker (docs/evaluation.md).
+// Not in the article; after Karras et al. 2024 ("Guiding a Diffusion Model with a Bad Version of
+// Itself"), Hyung et al. 2024 ("Spatiotemporal Skip Guidance") and, for the limits, Kynkäänniemi et
+// al. 2024
+// ("Applying Guidance in a Limited Interval"). One more pass in the steps that it acts in.
 struct TemporalGuidance {
   double scale = 0;    // 0: none
   int64_t window = 1;  // divides the frames of the video

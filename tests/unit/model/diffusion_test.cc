@@ -447,7 +447,9 @@ TEST_F(Guidance, TemporalGuidanceLeadsAwayFromFramesOfTheirOwn) {
     for (const int64_t window : {1, 2}) {
       twice.window = window;
       const at::Tensor difference = cond - apart(window);
-      const at::Tensor own = difference - difference.mean(0, true);  // what frames do not share
+      // Without what the places of a frame share, and what all frames do at a place.
+      const at::Tensor own = difference - difference.mean({2, 3}, true) - difference.mean(0, true) +
+                             difference.mean({0, 2, 3}, true);
       EXPECT_LT(MaxDifference(predict(scale, twice, 980), plain + own * 2), 1e-3);
       EXPECT_TRUE(
           at::equal(predict(scale, twice, 980), predict(scale, twice, 980, TemporalPositions(4))));
