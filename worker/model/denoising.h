@@ -72,8 +72,7 @@ TextCondition NullCondition(const at::Tensor& null_embedding, int64_t tokens);
 // brightness and colours: guided as well, they go too far, and frames flicker (docs/evaluation.md).
 // Not in the article; after Karras et al. 2024 ("Guiding a Diffusion Model with a Bad Version of
 // Itself"), Hyung et al. 2024 ("Spatiotemporal Skip Guidance") and, for the limits, Kynkäänniemi et
-// al. 2024
-// ("Applying Guidance in a Limited Interval"). One more pass in the steps that it acts in.
+// al. 2024 ("Applying Guidance in a Limited Interval"). One more pass in the steps that it acts in.
 struct TemporalGuidance {
   double scale = 0;    // 0: none
   int64_t window = 1;  // divides the frames of the video
