@@ -195,6 +195,11 @@ int TrainMovq(const std::vector<std::string>& arguments, bool help) {
             "part of the steps before it takes part");
   flags.Add("from", &options.from,
             "model directory of the autoencoder to start from; empty: random weights");
+  flags.Add(
+      "anchor", &options.anchor,
+      "model directory of an autoencoder whose latents of clips with one of the eight colours "
+      "in their captions are to stay; empty: none");
+  flags.Add("anchor_weight", &options.anchor_weight, "of the squared distance from those latents");
   flags.Add("freeze_encoder", &options.freeze_encoder,
             "train the decoder only, so that latents stay what they are");
   if (help) return std::printf("%s", flags.Usage().c_str()), 0;

@@ -194,6 +194,40 @@ class TrainTest(unittest.TestCase):
         self.assertNotIn("perceptual", first)
         self.assertGreater(float(second["psnr"]), float(first["psnr"]))
 
+    def test_autoencoder_keeps_the_latents_that_others_were_trained_on(self):
+        start = self.directory / "start"
+        common = [*SIZE, "--crop", "0", "--batch_size", "4", "--leave_out", "0"]
+        train("movq", start, *common, "--steps", "2")
+        further = [*common, "--from", str(start), "--unnamed_colors", "0.5", "--steps", "6", "--learning_rate", "1e-2"]
+
+        def drift(name, weight):
+            out = self.directory / name
+            train("movq", out, *further, "--anchor", str(start), "--anchor_weight", weight)
+            return [float(row["anchor"]) for row in log(out, "movq")]
+
+        free, held = drift("free", "0"), drift("held", "1000")
+        self.assertLess(free[0], 1e-6)
+        self.assertGreater(free[-1], 1e-4)
+        self.assertLess(held[-1], free[-1] / 2)
+
+        def tensors(directory):
+            header, data = weights(directory / "movq.safetensors")
+            return {name: data[slice(*entry["data_offsets"])] for name, entry in header.items() if name != "__metadata__"}
+
+        frozen = self.directory / "frozen"
+        train("movq", frozen, *further, "--freeze_encoder")
+        before, after, moved = tensors(start), tensors(frozen), tensors(self.directory / "free")
+        encoder = [name for name in before if name.startswith(("encoder.", "quant_conv."))]
+        self.assertTrue(encoder)
+        self.assertTrue(all(before[name] == after[name] for name in encoder))
+        self.assertTrue(any(before[name] != moved[name] for name in encoder))
+        self.assertTrue(any(before[name] != after[name] for name in before))
+
+        done = train("movq", self.directory / "out", *common, "--steps", "2", "--anchor", str(self.directory / "none"),
+                     check=False)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn(str(self.directory / "none"), done.stderr)
+
     def text_to_image(self, clips, *options):
         """What keyframes (with "--interpolation": interpolation) start from, and the options of its pool."""
         start = self.directory / "start"
@@ -465,6 +499,7 @@ class TrainTest(unittest.TestCase):
             ("autoencoder-1", 0, "step 5: loss "),
             ("text-to-image", 0, "step 5: loss "),
             ("interpolation-start", 0, "step 5: loss "),
+            ("autoencoder-4", 0, "step 5: loss "),
             ("paint", 2, "no run is called paint"),
         ]
         for run, status, want in cases:

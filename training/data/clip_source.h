@@ -30,6 +30,8 @@ struct ClipRequest {
 
 // What captions may mention, in the order of Clip::attributes, and how many values each has.
 inline constexpr int64_t kAttributes = 4;
+inline constexpr size_t kShapeAttribute = 0, kColorAttribute = 1, kBackgroundAttribute = 2,
+                        kMotionAttribute = 3;
 inline constexpr const char* kAttributeNames[kAttributes] = {"shape", "color", "background",
                                                              "motion"};
 inline constexpr int64_t kAttributeValues[kAttributes] = {kShapes, kColors, kBackgrounds, kMotions};

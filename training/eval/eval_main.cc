@@ -211,10 +211,12 @@ int Autoencoder(Common common, const std::vector<std::string>& arguments, bool h
   uint64_t data_seed = 1;
   int64_t frames = 8, width = 0, height = 0;
   double spacing = 1;
+  bool held_out = false;
   std::string extractor;
   FlagSet flags;
   common.AddTo(flags);
   flags.Add("data_seed", &data_seed, "of the clips");
+  flags.Add("held-out", &held_out, "the six pairs that training never shows");
   flags.Add("frames", &frames, "of a clip");
   flags.Add("spacing", &spacing, "of the frames, in frames of 30 a second");
   flags.Add("width", &width, "pixels; 0: that of model.json");
@@ -260,7 +262,8 @@ int Autoencoder(Common common, const std::vector<std::string>& arguments, bool h
   std::unique_ptr<PerceptualNetwork> perceptual;
   if (!extractor.empty()) perceptual = std::make_unique<PerceptualNetwork>(extractor, device);
 
-  const auto source = MakeShapesSource(data_seed, {});
+  const auto source = MakeShapesSource(
+      data_seed, {.split = held_out ? Split::kHeldOut : Split::kTrain}, /*leave_out=*/0);
   Result result;
   result.measure = "autoencoder";
   result.report.title = "Autoencoder of " + config.name;
@@ -268,6 +271,7 @@ int Autoencoder(Common common, const std::vector<std::string>& arguments, bool h
   AddSettings(result, {{"size", std::to_string(width) + " x " + std::to_string(height)},
                        {"frames of a clip", std::to_string(frames)},
                        {"spacing", Json(spacing).dump()},
+                       {"pairs", held_out ? "held out of training" : "seen in training"},
                        {"data seed", std::to_string(data_seed)},
                        {"seed", std::to_string(common.seed)},
                        {"perceptual network", DescribeFile(extractor)}});
@@ -276,9 +280,9 @@ int Autoencoder(Common common, const std::vector<std::string>& arguments, bool h
     const Clip clip =
         source->Read(kUnseen + static_cast<uint64_t>(i),
                      {.frames = frames, .spacing = spacing, .height = height, .width = width});
-    return ReconstructionRecord(reconstructors, clip.frames, perceptual.get());
+    return ReconstructionRecord(reconstructors, clip, perceptual.get());
   });
-  SummarizeReconstruction(reconstructors, records, common.seed, result);
+  SummarizeReconstruction(reconstructors, records, held_out, common.seed, result);
   if (extractor.empty()) {
     result.report.notes.push_back("No LPIPS-style distance: no --extractor was given.");
   }

@@ -5,8 +5,8 @@
 #include <optional>
 #include <span>
 
-#include "training/data/clip_source.h"
 #include "training/eval/frechet.h"
+#include "training/eval/judge.h"
 #include "training/eval/metrics.h"
 #include "worker/model/error.h"
 
@@ -21,6 +21,23 @@ std::span<const uint8_t> Levels(const at::Tensor& frames) {
 }
 
 Json JsonOf(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+// What of a clip's description is still to be seen in frames [T, H, W, 3].
+Json Right(const Description& clip, const at::Tensor& frames) {
+  const at::Tensor levels = frames.contiguous();
+  const Verdict verdict = Judge(levels.data_ptr<uint8_t>(), static_cast<int>(levels.size(0)),
+                                static_cast<int>(levels.size(1)), static_cast<int>(levels.size(2)));
+  Json right = Json::object();
+  const auto compare = [&](size_t attribute, const auto& shown) {
+    const int64_t said = clip.attributes[attribute];
+    if (said < 0) return;
+    right[kAttributeNames[attribute]] = shown && static_cast<int64_t>(*shown) == said;
+  };
+  compare(kShapeAttribute, verdict.shape);
+  compare(kColorAttribute, verdict.color);
+  compare(kBackgroundAttribute, verdict.background);
+  return right;
+}
 
 }  // namespace
 
@@ -56,18 +73,29 @@ Json CompareFrames(const at::Tensor& frames, const at::Tensor& truth,
   return json;
 }
 
-Json ReconstructionRecord(const std::vector<Reconstructor>& reconstructors, const at::Tensor& truth,
+Json ReconstructionRecord(const std::vector<Reconstructor>& reconstructors, const Clip& clip,
                           PerceptualNetwork* perceptual) {
   Json record;
   for (const Reconstructor& reconstructor : reconstructors) {
-    record[reconstructor.name] = CompareFrames(reconstructor.run(truth), truth, perceptual);
+    const at::Tensor frames = reconstructor.run(clip.frames);
+    record[reconstructor.name] = CompareFrames(frames, clip.frames, perceptual);
+    record[reconstructor.name]["right"] = Right(clip, frames);
   }
   return record;
 }
 
 void SummarizeReconstruction(const std::vector<Reconstructor>& reconstructors,
-                             const std::vector<Json>& records, uint64_t seed, Result& result) {
-  Table table{.title = "Reconstruction of unseen clips",
+                             const std::vector<Json>& records, bool held_out, uint64_t seed,
+                             Result& result) {
+  const std::string pairs = held_out ? "held-out pairs" : "seen pairs";
+  const std::string prefix = held_out ? "held-out." : "";
+  Table right{.title = "Attributes right after encoding and decoding, " + pairs,
+              .row_title = "decoder",
+              .columns = {{"shape", "%", 1},
+                          {"colour", "%", 1},
+                          {"background", "%", 1},
+                          {"colour and shape", "%", 1}}};
+  Table table{.title = "Reconstruction of unseen clips, " + pairs,
               .row_title = "decoder",
               .columns = {{"PSNR", "dB", 2},
                           {"SSIM", "", 4},
@@ -95,14 +123,35 @@ void SummarizeReconstruction(const std::vector<Reconstructor>& reconstructors,
     std::optional<Interval> distance;
     if (const std::vector<double> distances = column("perceptual"); !distances.empty()) {
       distance = Mean(distances);
-      result.figures[reconstructor.name + ".perceptual"] = *distance;
+      result.figures[prefix + reconstructor.name + ".perceptual"] = *distance;
     }
-    result.figures[reconstructor.name + ".psnr"] = psnr;
-    result.figures[reconstructor.name + ".ssim"] = ssim;
-    result.figures[reconstructor.name + ".flicker"] = flicker;
+    result.figures[prefix + reconstructor.name + ".psnr"] = psnr;
+    result.figures[prefix + reconstructor.name + ".ssim"] = ssim;
+    result.figures[prefix + reconstructor.name + ".flicker"] = flicker;
     table.Add(reconstructor.title, {psnr, ssim, distance, flicker});
+
+    const auto share = [&](const std::string& figure, std::initializer_list<size_t> attributes) {
+      int64_t successes = 0, count = 0;
+      for (const Json& record : records) {
+        const Json& seen = record[reconstructor.name]["right"];
+        bool known = true, all = true;
+        for (const size_t attribute : attributes) {
+          known = known && seen.contains(kAttributeNames[attribute]);
+          all = all && seen.value(kAttributeNames[attribute], false);
+        }
+        count += known ? 1 : 0;
+        successes += known && all ? 1 : 0;
+      }
+      return result.figures[prefix + reconstructor.name + "." + figure] =
+                 Proportion(successes, count);
+    };
+    right.Add(reconstructor.title,
+              {share("shape", {kShapeAttribute}), share("color", {kColorAttribute}),
+               share("background", {kBackgroundAttribute}),
+               share("color_and_shape", {kColorAttribute, kShapeAttribute})});
   }
   result.report.tables.push_back(std::move(table));
+  result.report.tables.push_back(std::move(right));
   result.clips = records;
 }
 

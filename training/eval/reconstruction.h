@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "training/data/clip_source.h"
 #include "training/eval/result.h"
 #include "training/trainers/perceptual.h"
 
@@ -35,13 +36,16 @@ struct Reconstructor {
   std::function<at::Tensor(const at::Tensor& frames)> run;
 };
 
-// One record of a clip: {name: CompareFrames}.
+// One record of a clip: {name: CompareFrames and "right": {"shape", "color", "background"}}, which
+// says whether the judge (judge.h) still sees what the clip's description says; what that does not
+// say is left out.
 nlohmann::ordered_json ReconstructionRecord(const std::vector<Reconstructor>& reconstructors,
-                                            const at::Tensor& truth, PerceptualNetwork* perceptual);
+                                            const Clip& clip, PerceptualNetwork* perceptual);
 
+// Tables, figures and clips of the result. Figures of held-out pairs begin with "held-out.".
 void SummarizeReconstruction(const std::vector<Reconstructor>& reconstructors,
-                             const std::vector<nlohmann::ordered_json>& records, uint64_t seed,
-                             Result& result);
+                             const std::vector<nlohmann::ordered_json>& records, bool held_out,
+                             uint64_t seed, Result& result);
 
 // A number of a record; NaN for null.
 double NumberOf(const nlohmann::ordered_json& value);

@@ -79,6 +79,11 @@ class MovqTask : public Task {
     if (!options_.from.empty()) {
       LoadModule(movq_, options_.from, config.weights.movq, device);
     }
+    if (!options_.anchor.empty()) {
+      anchor_ = std::make_unique<model::Movq>(config.movq, at::TensorOptions(device));
+      LoadModule(*anchor_, options_.anchor, config.weights.movq, device);
+      anchor_->eval();
+    }
     movq_.train();
     if (options_.codebook_size > 0) {
       quantizer_ = std::make_shared<model::VectorQuantizer>(
@@ -112,6 +117,7 @@ class MovqTask : public Task {
             {"adversarial_weight", options_.adversarial_weight},
             {"adversarial_start", options_.adversarial_start},
             {"from", !options_.from.empty()},
+            {"anchor_weight", anchor_ ? options_.anchor_weight : 0},
             {"freeze_encoder", options_.freeze_encoder}};
   }
 
@@ -135,16 +141,19 @@ class MovqTask : public Task {
   Batch Load(const BatchKey& key) const override {
     const bool crops = Crops(key);
     std::vector<at::Tensor> images;
+    std::vector<int64_t> named;
     for (int64_t i = 0; i < key.count; ++i) {
       const Clip clip = source_->Read(
           key.Sample(i), {.frames = 1, .height = options_.height, .width = options_.width});
       at::Tensor frame = clip.frames[0];  // [H, W, 3]
       if (crops) frame = Crop(frame, clip.focus, key, i);
       images.push_back(frame);
+      named.push_back(clip.attributes[kColorAttribute] >= 0 ? 1 : 0);
     }
     const int64_t cell = config_.movq.downsampling();
     const at::Tensor x = ToNetworkInput(at::stack(images));
     return {{"images", x},
+            {"named", at::tensor(named).to(at::kFloat)},
             {"noise", SampleNoise(key, kNoise,
                                   {config_.movq.z_channels, x.size(2) / cell, x.size(3) / cell})}};
   }
@@ -161,6 +170,17 @@ class MovqTask : public Task {
       latents = quantized.latents;
       extra = extra + quantized.loss;
       losses.values["perplexity"] = quantizer_->Perplexity(quantized.indices);
+    }
+    if (anchor_) {
+      at::Tensor before;
+      {
+        at::NoGradGuard no_grad;
+        before = anchor_->Encode(images);
+      }
+      const at::Tensor named = batch.at("named").to(device_);  // [N]
+      const at::Tensor anchor = ((z - before).square().mean({1, 2, 3}) * named).mean();
+      extra = extra + options_.anchor_weight * anchor;
+      losses.values["anchor"] = anchor.item<double>();
     }
     latents = latents + options_.latent_noise * batch.at("noise").to(device_);
     const at::Tensor y = movq_.Decode(latents);  // [N, 3, H, W]
@@ -265,6 +285,7 @@ class MovqTask : public Task {
   const MovqTaskOptions options_;
   const at::Device device_;
   model::Movq movq_;
+  std::unique_ptr<model::Movq> anchor_;
   std::shared_ptr<model::VectorQuantizer> quantizer_;
   std::shared_ptr<PatchDiscriminator> discriminator_;
   std::unique_ptr<PerceptualNetwork> perceptual_;

@@ -14,8 +14,9 @@ namespace kandinsky::training {
 
 // loss = |y - x| + squared_weight (y - x)^2 + range_weight relu(|z| - 1)^2
 //        [+ gradient_weight (|dy - dx| over rows + over columns)] [+ commitment and codebook]
-//        [+ perceptual] [+ adversarial], means over all elements, where d are differences of
-//        neighbours (Mathieu et al. 2016, exponent 1) and
+//        [+ perceptual] [+ adversarial] [+ anchor_weight (z - z0)^2], means over all elements,
+//        where d are differences of neighbours (Mathieu et al. 2016, exponent 1), z0 the latents of
+//        the encoder that training started from, and
 // z = Encode(x) and y = Decode(z + latent_noise * n), or Decode of the nearest codebook vectors.
 struct MovqTaskOptions {
   int64_t height = 64, width = 64;
@@ -39,6 +40,11 @@ struct MovqTaskOptions {
   double adversarial_start = 0.5;  // part of all steps after which it takes part
   // Model directory whose `weights.movq` training starts from; empty: random weights.
   std::string from;
+  // Model directory of an autoencoder whose latents of clips with one of the eight colours in their
+  // captions stay what they are, so that networks that were trained on them remain of use while the
+  // encoder learns more; empty: none.
+  std::string anchor;
+  double anchor_weight = 5;
   // Train the decoder only, so that latents and what was trained on them stay as they are. Needs
   // `from`; not together with a codebook.
   bool freeze_encoder = false;

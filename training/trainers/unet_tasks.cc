@@ -42,7 +42,6 @@ constexpr double kLogErrorStart = -3, kLogErrorRate = 10;
 constexpr char kTextToImageFile[] = "training/text-to-image.safetensors";
 constexpr char kMfiFile[] = "training/mfi.safetensors";
 constexpr char kNullName[] = "null_embedding";  // in these two files
-constexpr size_t kColorAttribute = 1, kBackgroundAttribute = 2, kMotionAttribute = 3;
 constexpr int64_t kClassTokens =
     2;  // of the context without text: the null embedding and a masked zero
 

@@ -79,20 +79,51 @@ TEST(EvaluationModelTest, ReconstructionOfKnownQuality) {
        }}};
   std::vector<Json> records;
   for (uint64_t i = 0; i < 4; ++i) {
-    records.push_back(ReconstructionRecord(
-        reconstructors, Render(ClipAt(1, i, {.motion = Motion::kStill}), 8, 32), nullptr));
+    const ClipSpec spec = ClipAt(1, i, {.motion = Motion::kStill});
+    Clip clip;
+    clip.frames = Render(spec, 8, 32);
+    clip.attributes = {static_cast<int64_t>(spec.shape), static_cast<int64_t>(spec.color), -1, -1};
+    records.push_back(ReconstructionRecord(reconstructors, clip, nullptr));
   }
   Result result;
-  SummarizeReconstruction(reconstructors, records, 1, result);
+  SummarizeReconstruction(reconstructors, records, false, 1, result);
   EXPECT_TRUE(std::isinf(result.figures.at("image.psnr").value));
   EXPECT_EQ(result.figures.at("image.ssim").value, 1);
   EXPECT_NEAR(result.figures.at("video.psnr").value, 10 * std::log10(255.0 * 255 / 16), 1e-9);
   EXPECT_LT(result.figures.at("video.ssim").value, 1);
   EXPECT_EQ(result.figures.at("video.flicker").value, 0);  // the error stands still
   EXPECT_EQ(result.figures.count("video.perceptual"), 0u);
+  // What is asked for is judged; here it is four levels off at most.
+  EXPECT_EQ(result.figures.at("image.color_and_shape").value, 1);
+  EXPECT_EQ(result.figures.at("video.shape").value, 1);
+  EXPECT_EQ(result.figures.at("image.background").count, 0);
   EXPECT_THROW(CompareFrames(at::zeros({2, 8, 8, 3}, at::kByte), at::zeros({1, 8, 8, 3}, at::kByte),
                              nullptr),
                model::ModelError);
+}
+
+TEST(EvaluationModelTest, ReconstructionThatLosesTheColor) {
+  const std::vector<Reconstructor> gray = {{"image", "gray", [](const at::Tensor& frames) {
+                                              return frames.to(at::kFloat)
+                                                  .mean(3, /*keepdim=*/true)
+                                                  .to(at::kByte)
+                                                  .expand_as(frames)
+                                                  .contiguous();
+                                            }}};
+  Clip clip;
+  const ClipSpec spec = {.shape = Shape::kSquare,
+                         .color = Color::kGreen,
+                         .background = Background::kBlack,
+                         .motion = Motion::kStill};
+  clip.frames = Render(spec, 8, 32);
+  clip.attributes = {static_cast<int64_t>(Shape::kSquare), static_cast<int64_t>(Color::kGreen),
+                     static_cast<int64_t>(Background::kBlack), -1};
+  Result result;
+  SummarizeReconstruction(gray, {ReconstructionRecord(gray, clip, nullptr)}, true, 1, result);
+  EXPECT_EQ(result.figures.at("held-out.image.shape").value, 1);
+  EXPECT_EQ(result.figures.at("held-out.image.color").value, 0);
+  EXPECT_EQ(result.figures.at("held-out.image.background").value, 1);
+  EXPECT_EQ(result.figures.at("held-out.image.color_and_shape").value, 0);
 }
 
 at::Tensor ToLevels(const at::Tensor& latents) {  // a decoder: [T, 4, h, w] -> [T, h, w, 3]
