@@ -204,6 +204,10 @@ int TrainMovq(const std::vector<std::string>& arguments, bool help) {
             "train the decoder only, so that latents stay what they are");
   if (help) return std::printf("%s", flags.Usage().c_str()), 0;
   flags.Parse(arguments);
+  if (!options.anchor.empty() && !common.videos.empty()) {
+    throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
+                            "--anchor holds colours of the moving shapes, which --videos has not");
+  }
   const Prepared prepared = Prepare(common);
   const auto task =
       MakeMovqTask(prepared.config, prepared.source, options, common.train.seed, prepared.device);

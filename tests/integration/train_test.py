@@ -475,6 +475,7 @@ class TrainTest(unittest.TestCase):
             (["movq", "--out", "x", "--unnamed_colors", "2"], "--unnamed_colors is 2.000000, must be 0 to 1"),
             (["movq", "--out", "x", "--unnamed_colors", "0.7", "--mixed_colors", "0.4"],
              "--mixed_colors is 0.400000, must be 0 to 1 - unnamed_colors"),
+            (["movq", "--out", "x", "--anchor", "x", "--videos", "x"], "--anchor holds colours of the moving shapes"),
             (["movq", "--stepz", "1"], "unknown option --stepz"),
             (["movq"], "--out is needed"),
             (["interpolation", "--out", "x", "--baseline", "linear"], '--baseline is "linear", must be mfi or empty'),

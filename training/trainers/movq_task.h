@@ -42,7 +42,7 @@ struct MovqTaskOptions {
   std::string from;
   // Model directory of an autoencoder whose latents of clips with one of the eight colours in their
   // captions stay what they are, so that networks that were trained on them remain of use while the
-  // encoder learns more; empty: none.
+  // encoder learns more; empty: none. For the moving shapes only.
   std::string anchor;
   double anchor_weight = 5;
   // Train the decoder only, so that latents and what was trained on them stay as they are. Needs
