@@ -58,6 +58,13 @@ def weights(path):
     return json.loads(data[8:8 + length]), data[8 + length:]
 
 
+def tensors(path, prefix=""):
+    """The bytes of each tensor of a safetensors file whose name begins like that."""
+    header, data = weights(path)
+    return {name: data[slice(*entry["data_offsets"])] for name, entry in header.items()
+            if name != "__metadata__" and name.startswith(prefix)}
+
+
 class TrainTest(unittest.TestCase):
     def setUp(self):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="kandinsky-train-"))
@@ -210,13 +217,10 @@ class TrainTest(unittest.TestCase):
         self.assertGreater(free[-1], 1e-4)
         self.assertLess(held[-1], free[-1] / 2)
 
-        def tensors(directory):
-            header, data = weights(directory / "movq.safetensors")
-            return {name: data[slice(*entry["data_offsets"])] for name, entry in header.items() if name != "__metadata__"}
-
         frozen = self.directory / "frozen"
         train("movq", frozen, *further, "--freeze_encoder")
-        before, after, moved = tensors(start), tensors(frozen), tensors(self.directory / "free")
+        before, after, moved = (tensors(directory / "movq.safetensors")
+                                for directory in (start, frozen, self.directory / "free"))
         encoder = [name for name in before if name.startswith(("encoder.", "quant_conv."))]
         self.assertTrue(encoder)
         self.assertTrue(all(before[name] == after[name] for name in encoder))
@@ -240,17 +244,12 @@ class TrainTest(unittest.TestCase):
     def test_spatial_parts_learn_at_the_rate_they_are_given(self):
         start, pool = self.text_to_image("4")
 
-        def tensors(path):
-            header, data = weights(path)
-            return {name: data[slice(*entry["data_offsets"])] for name, entry in header.items()
-                    if name.startswith("unet.")}
-
-        image = tensors(start / "training" / "text-to-image.safetensors")
+        image = tensors(start / "training" / "text-to-image.safetensors", "unet.")
         for rate, moves in (("0", False), ("0.5", True)):
             with self.subTest(spatial_rate=rate):
                 out = self.directory / f"rate{rate}"
                 train("keyframes", out, *pool, "--from", str(start), "--steps", "3", "--spatial_rate", rate)
-                video = tensors(out / "keyframes.safetensors")
+                video = tensors(out / "keyframes.safetensors", "unet.")
                 self.assertGreater(len(video), len(image))
                 self.assertEqual(any(video[name] != image[name] for name in image), moves)
         done = train("keyframes", self.directory / "out", *pool, "--from", str(start), "--steps", "3",

@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <set>
 
-#include "training/eval/judge.h"
+#include "training/eval/judge_frames.h"
 #include "training/eval/sha256.h"
 #include "worker/model/error.h"
 
@@ -34,9 +34,7 @@ nlohmann::ordered_json RunPrompt(ClipGenerator& generator, const PromptClip& cli
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (frames != nullptr) *frames = video;
-  const Verdict verdict = Judge(video.data_ptr<uint8_t>(), static_cast<int>(video.size(0)),
-                                static_cast<int>(video.size(1)), static_cast<int>(video.size(2)));
-  return PromptRecord(clip, seed, seconds, verdict);
+  return PromptRecord(clip, seed, seconds, JudgeFrames(video));
 }
 
 ModelGenerator::ModelGenerator(const GeneratorOptions& options)

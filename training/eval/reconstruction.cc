@@ -6,7 +6,7 @@
 #include <span>
 
 #include "training/eval/frechet.h"
-#include "training/eval/judge.h"
+#include "training/eval/judge_frames.h"
 #include "training/eval/metrics.h"
 #include "worker/model/error.h"
 
@@ -24,9 +24,7 @@ Json JsonOf(double value) { return std::isfinite(value) ? Json(value) : Json(nul
 
 // What of a clip's description is still to be seen in frames [T, H, W, 3].
 Json Right(const Description& clip, const at::Tensor& frames) {
-  const at::Tensor levels = frames.contiguous();
-  const Verdict verdict = Judge(levels.data_ptr<uint8_t>(), static_cast<int>(levels.size(0)),
-                                static_cast<int>(levels.size(1)), static_cast<int>(levels.size(2)));
+  const Verdict verdict = JudgeFrames(frames);
   Json right = Json::object();
   const auto compare = [&](size_t attribute, const auto& shown) {
     const int64_t said = clip.attributes[attribute];

@@ -141,19 +141,19 @@ class MovqTask : public Task {
   Batch Load(const BatchKey& key) const override {
     const bool crops = Crops(key);
     std::vector<at::Tensor> images;
-    std::vector<int64_t> named;
+    std::vector<float> named;
     for (int64_t i = 0; i < key.count; ++i) {
       const Clip clip = source_->Read(
           key.Sample(i), {.frames = 1, .height = options_.height, .width = options_.width});
       at::Tensor frame = clip.frames[0];  // [H, W, 3]
       if (crops) frame = Crop(frame, clip.focus, key, i);
       images.push_back(frame);
-      named.push_back(clip.attributes[kColorAttribute] >= 0 ? 1 : 0);
+      named.push_back(clip.attributes[kColorAttribute] >= 0 ? 1.0F : 0.0F);
     }
     const int64_t cell = config_.movq.downsampling();
     const at::Tensor x = ToNetworkInput(at::stack(images));
     return {{"images", x},
-            {"named", at::tensor(named).to(at::kFloat)},
+            {"named", at::tensor(named)},
             {"noise", SampleNoise(key, kNoise,
                                   {config_.movq.z_channels, x.size(2) / cell, x.size(3) / cell})}};
   }

@@ -14,9 +14,9 @@ namespace kandinsky::training {
 
 // loss = |y - x| + squared_weight (y - x)^2 + range_weight relu(|z| - 1)^2
 //        [+ gradient_weight (|dy - dx| over rows + over columns)] [+ commitment and codebook]
-//        [+ perceptual] [+ adversarial] [+ anchor_weight (z - z0)^2], means over all elements,
+//        [+ perceptual] [+ adversarial] [+ anchor_weight h (z - z0)^2], means over all elements,
 //        where d are differences of neighbours (Mathieu et al. 2016, exponent 1), z0 the latents of
-//        the encoder that training started from, and
+//        the anchor, h 1 for clips that it holds and 0 for others, and
 // z = Encode(x) and y = Decode(z + latent_noise * n), or Decode of the nearest codebook vectors.
 struct MovqTaskOptions {
   int64_t height = 64, width = 64;
