@@ -27,6 +27,7 @@
 #include "training/trainers/export.h"
 #include "training/trainers/extractor_task.h"
 #include "training/trainers/movq_task.h"
+#include "training/trainers/text_task.h"
 #include "training/trainers/unet_tasks.h"
 #include "worker/model/error.h"
 #include "worker/model/model_config.h"
@@ -282,6 +283,29 @@ int TrainTextToImage(const std::vector<std::string>& arguments, bool help) {
   return Run(*task, common, prepared.device);
 }
 
+int TrainText(const std::vector<std::string>& arguments, bool help) {
+  Common common;
+  common.train.batch_size = 128;
+  TextTaskOptions options;
+  FlagSet flags;
+  common.AddTo(flags);
+  flags.Add("from", &options.from,
+            "model directory of the text encoder to start from; empty: that of --out");
+  flags.Add("anchor_weight", &options.anchor_weight,
+            "of the squared distance from the contexts at the start");
+  if (help) return std::printf("%s", flags.Usage().c_str()), 0;
+  flags.Parse(arguments);
+  if (!common.videos.empty()) {
+    throw model::ModelError(
+        model::ModelError::Kind::kInvalidArgument,
+        "text learns the attributes of the moving shapes, which --videos has not");
+  }
+  const Prepared prepared = Prepare(common);
+  const auto task =
+      MakeTextTask(prepared.config, common.train.out, prepared.source, options, prepared.device);
+  return Run(*task, common, prepared.device);
+}
+
 // Names of an attribute's `count` values, with commas between them.
 template <typename Attribute>
 std::vector<Attribute> ParseNames(const std::string& flag, const std::string& names, int count) {
@@ -457,6 +481,7 @@ const std::vector<Command> kCommands = {
     {"dataset", "write moving shapes as MP4 files with captions", MakeDataset},
     {"movq", "train the MoVQ-GAN image autoencoder", TrainMovq},
     {"text-to-image", "train text encoder and spatial U-Net on single frames", TrainTextToImage},
+    {"text", "train the text encoder on captions alone", TrainText},
     {"keyframes", "train the temporal parts of the keyframe U-Net", TrainKeyframes},
     {"interpolation", "train the interpolation U-Net, or --baseline mfi", TrainInterpolation},
     {"decoder", "train the temporal layers of the video decoder", TrainDecoder},

@@ -156,6 +156,7 @@ class TrainTest(unittest.TestCase):
         cases = [
             ("movq", [*common, "--crop", "16", "--codebook_size", "16", "--adversarial_weight", "0.1",
                       "--adversarial_start", "0"], preset["weights"]["movq"]["file"]),
+            ("text", ["--batch_size", "4", "--from", ARGS.model], preset["weights"]["text_encoder"]["file"]),
             ("text-to-image", pool, "training/text-to-image.safetensors"),
             ("keyframes", pool, preset["weights"]["keyframe_unet"]["file"]),
             ("interpolation", [*pool, "--from", str(start)], preset["weights"]["interpolation_unet"]["file"]),
@@ -229,6 +230,28 @@ class TrainTest(unittest.TestCase):
 
         done = train("movq", self.directory / "out", *common, "--steps", "2", "--anchor", str(self.directory / "none"),
                      check=False)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn(str(self.directory / "none"), done.stderr)
+
+    def test_text_encoder_learns_and_keeps_what_others_were_trained_on(self):
+        common = ["--from", ARGS.model, "--batch_size", "32", "--optimizer", "muon", "--learning_rate", "3e-3",
+                  "--steps", "16", "--leave_out", "0"]
+
+        def learn(name, weight):
+            out = self.directory / name
+            train("text", out, *common, "--anchor_weight", weight)
+            self.assertEqual({path.name for path in out.glob("*.safetensors")}, {"text_encoder.safetensors"})
+            return log(out, "text")
+
+        free, held = learn("free", "0.001"), learn("held", "100")
+        for rows in (free, held):
+            self.assertLess(float(rows[0]["anchor"]), 1e-6)
+            for attribute in ("shape", "color", "background", "motion"):
+                self.assertLess(float(rows[-1][attribute]), float(rows[0][attribute]) / 2, attribute)
+        self.assertGreater(float(free[-1]["anchor"]), 0)
+        self.assertLess(float(held[-1]["anchor"]), float(free[-1]["anchor"]) / 2)
+
+        done = train("text", self.directory / "out", "--steps", "2", "--from", str(self.directory / "none"), check=False)
         self.assertEqual(done.returncode, 1, done.stderr)
         self.assertIn(str(self.directory / "none"), done.stderr)
 
@@ -475,6 +498,8 @@ class TrainTest(unittest.TestCase):
             (["movq", "--out", "x", "--unnamed_colors", "0.7", "--mixed_colors", "0.4"],
              "--mixed_colors is 0.400000, must be 0 to 1 - unnamed_colors"),
             (["movq", "--out", "x", "--anchor", "x", "--videos", "x"], "--anchor holds colours of the moving shapes"),
+            (["text", "--out", "x", "--videos", "x"], "text learns the attributes of the moving shapes"),
+            (["text", "--out", "x", "--anchor_weight", "-1"], "--anchor_weight is -1"),
             (["movq", "--stepz", "1"], "unknown option --stepz"),
             (["movq"], "--out is needed"),
             (["interpolation", "--out", "x", "--baseline", "linear"], '--baseline is "linear", must be mfi or empty'),

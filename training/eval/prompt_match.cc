@@ -113,6 +113,34 @@ Table Confusion(const Records& records, const char* attribute, std::string title
   return table;
 }
 
+// A network may miss a colour on one background alone, which few clips show and no sum does.
+Table ColorsByBackground(const Records& records) {
+  Table table{.title = "Colour right, by background", .row_title = "asked for"};
+  for (int i = 0; i < kBackgrounds; ++i) {
+    table.columns.push_back({std::string(Name(static_cast<Background>(i))), "%", 0});
+  }
+  for (int i = 0; i < kColors; ++i) {
+    const std::string_view color = Name(static_cast<Color>(i));
+    std::vector<std::optional<Interval>> cells;
+    for (int k = 0; k < kBackgrounds; ++k) {
+      Records part;
+      for (const Json* record : records) {
+        const Json& asked = (*record)["asked"];
+        if (Text(asked["color"]) == color &&
+            Text(asked["background"]) == Name(static_cast<Background>(k))) {
+          part.push_back(record);
+        }
+      }
+      cells.emplace_back();
+      if (part.empty()) continue;
+      cells.back() = Share(part, [](const Json& record) { return Right(record, "color"); });
+    }
+    const bool any = std::any_of(cells.begin(), cells.end(), [](const auto& cell) { return cell; });
+    if (any) table.Add(std::string(color), std::move(cells));
+  }
+  return table;
+}
+
 }  // namespace
 
 std::vector<PromptClip> DrawPrompts(const PromptOptions& options) {
@@ -199,6 +227,9 @@ void SummarizePrompts(const std::vector<Json>& records, bool held_out, Result& r
       Confusion<Motion>(all, "motion", "Motion: clips asked for and seen", kMotions));
   result.report.tables.push_back(
       Confusion<Shape>(all, "shape", "Shape: clips asked for and seen", kShapes));
+  result.report.tables.push_back(
+      Confusion<Color>(all, "color", "Colour: clips asked for and seen", kColors));
+  result.report.tables.push_back(ColorsByBackground(all));
   Table time{.title = "Time", .row_title = "", .columns = {{"seconds a clip", "s", 2}}};
   time.Add("generation", {Mean(seconds)});
   result.report.tables.push_back(std::move(time));

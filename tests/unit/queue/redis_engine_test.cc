@@ -373,7 +373,9 @@ TEST(RedisEngineTest, NewerSchemaIsRefused) {
   RedisClient client(*RedisOptions::Parse(server->address()));
   for (const auto& [found, want_left, want_open] : kCases) {
     ASSERT_TRUE(client.Command({"FLUSHALL"}).ok());
-    if (!found.empty()) ASSERT_TRUE(client.Command({"SET", "kv:schema", found}).ok());
+    if (!found.empty()) {
+      ASSERT_TRUE(client.Command({"SET", "kv:schema", found}).ok());
+    }
     RedisEngineOptions options;
     options.address = server->address();
     auto engine = OpenRedisEngine(options);

@@ -2,6 +2,7 @@
 // journals, comparison tables, hashes.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -158,14 +159,46 @@ TEST_F(EvaluationTest, OtherClipsAreRightByChance) {
 TEST_F(EvaluationTest, ConfusionTablesCountEveryClip) {
   Result result;
   SummarizePrompts(Records({.seed = 2, .count = 56}, 1, 16), false, result);
-  ASSERT_GE(result.report.tables.size(), 3u);
-  for (const size_t table : {1, 2}) {
+  ASSERT_GE(result.report.tables.size(), 4u);
+  for (const size_t table : {1, 2, 3}) {
     double sum = 0;
     for (const Table::Row& row : result.report.tables[table].rows) {
       for (const auto& cell : row.cells) sum += cell.value().value;
     }
     EXPECT_EQ(sum, 56) << result.report.tables[table].title;
   }
+}
+
+TEST_F(EvaluationTest, ColorsByBackgroundTellWhereTheWrongOnesAre) {
+  std::vector<Json> records = Records({.seed = 2, .count = 252}, 0, 16);
+  int64_t asked = 0;
+  for (Json& record : records) {
+    if (record["asked"]["color"] != "black" || record["asked"]["background"] != "gray") continue;
+    record["shown"]["color"] = nullptr;
+    ++asked;
+  }
+  ASSERT_GT(asked, 0);
+  Result result;
+  SummarizePrompts(records, false, result);
+  const auto table = std::find_if(
+      result.report.tables.begin(), result.report.tables.end(),
+      [](const Table& candidate) { return candidate.title == "Colour right, by background"; });
+  ASSERT_NE(table, result.report.tables.end());
+  int64_t count = 0;
+  for (const Table::Row& row : table->rows) {
+    ASSERT_EQ(row.cells.size(), table->columns.size());
+    for (size_t column = 0; column < row.cells.size(); ++column) {
+      const auto& cell = row.cells[column];
+      if (!cell) continue;
+      const bool wrong = row.name == "black" && table->columns[column].name == "gray";
+      EXPECT_EQ(cell->value, wrong ? 0 : 1) << row.name << " on " << table->columns[column].name;
+      if (wrong) {
+        EXPECT_EQ(cell->count, asked);
+      }
+      count += cell->count;
+    }
+  }
+  EXPECT_EQ(count, 252);
 }
 
 TEST_F(EvaluationTest, NoiseIsNeverRight) {
