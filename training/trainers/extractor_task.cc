@@ -11,6 +11,7 @@
 
 #include "training/core/picture.h"
 #include "training/domain/random.h"
+#include "training/trainers/attribute_loss.h"
 #include "worker/model/error.h"
 #include "worker/model/text/tokenizer.h"
 #include "worker/model/write_file.h"
@@ -205,9 +206,7 @@ class ExtractorTask : public Task {
       const at::Tensor wanted = attributes.select(1, i), known = wanted.ge(0);
       const at::Tensor logits =
           at::linear(features, parameters_.at(name + "_weight"), parameters_.at(name + "_bias"));
-      const at::Tensor each = at::cross_entropy_loss(logits, wanted, {}, at::Reduction::None,
-                                                     /*ignore_index=*/-1);
-      losses.total = losses.total + each.mean();  // 0 where nothing is known
+      losses.total = losses.total + AttributeLoss(logits, wanted);
       losses.values[name + "_right"] = (logits.argmax(1).eq(wanted).sum().to(at::kFloat) /
                                         known.sum().clamp_min(1).to(at::kFloat))
                                            .item<double>();

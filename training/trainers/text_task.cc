@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "training/core/flag_set.h"
+#include "training/trainers/attribute_loss.h"
 #include "training/trainers/export.h"
 #include "training/trainers/initialize.h"
 #include "training/trainers/text_side.h"
@@ -33,10 +34,10 @@ class TextTask : public Task {
       LoadModule(encoder->projection(), from, config.weights.projection, device);
     }
     const int64_t width = config.text_encoder.context_dim;
+    const at::TensorOptions on(device);
     for (const int64_t values : kAttributeValues) {
-      for (const auto& shape : {std::vector<int64_t>{values, width}, {values}}) {
-        heads_.push_back(at::zeros(shape, at::TensorOptions(device)).set_requires_grad(true));
-      }
+      heads_.push_back({at::zeros({values, width}, on).set_requires_grad(true),
+                        at::zeros({values}, on).set_requires_grad(true)});
     }
   }
 
@@ -52,9 +53,9 @@ class TextTask : public Task {
     std::vector<NamedTensor> parameters = ParametersOf(text_.encoder().t5(), "t5.");
     for (NamedTensor& parameter : parameters) parameter.value.set_requires_grad(true);
     for (size_t i = 0; i < heads_.size(); ++i) {
-      const std::string attribute = kAttributeNames[i / 2];
-      parameters.push_back(
-          {attribute + (i % 2 == 0 ? "_head.weight" : "_head.bias"), heads_[i], kHeadRate});
+      const std::string head = std::string(kAttributeNames[i]) + "_head.";
+      parameters.push_back({head + "weight", heads_[i].weight, kHeadRate});
+      parameters.push_back({head + "bias", heads_[i].bias, kHeadRate});
     }
     return {{"encoder", std::move(parameters), true}};
   }
@@ -74,12 +75,8 @@ class TextTask : public Task {
     Losses losses;
     losses.total = at::zeros({}, at::TensorOptions(device_));
     for (int64_t i = 0; i < kAttributes; ++i) {
-      // 0 where the caption says nothing. Per sample of the joined batch, so that processes may
-      // average.
       const at::Tensor loss =
-          at::cross_entropy_loss(logits[static_cast<size_t>(i)], attributes.select(1, i), {},
-                                 at::Reduction::None, /*ignore_index=*/-1)
-              .mean();
+          AttributeLoss(logits[static_cast<size_t>(i)], attributes.select(1, i));
       losses.total = losses.total + loss;
       losses.values[kAttributeNames[i]] = loss.item<double>();
     }
@@ -110,9 +107,7 @@ class TextTask : public Task {
     for (int64_t i = 0; i < kAttributes; ++i) {
       const at::Tensor values = at::arange(kAttributeValues[i], at::kLong);
       read.push_back(logits[static_cast<size_t>(i)].softmax(1).cpu());
-      said.push_back(
-          batch.at("attributes").select(1, i).unsqueeze(1).eq(values).to(at::kFloat));  // [N,
-                                                                                        // values]
+      said.push_back(batch.at("attributes").select(1, i).unsqueeze(1).eq(values).to(at::kFloat));
     }
     const at::Tensor above = at::cat(read, 1), below = at::cat(said, 1);
     const at::Tensor nothing = at::zeros_like(below);
@@ -132,6 +127,10 @@ class TextTask : public Task {
   }
 
  private:
+  struct Head {
+    at::Tensor weight, bias;  // [values, W], [values]
+  };
+
   Description Describe(uint64_t index) const {
     return source_->Redescribe(index, {}, /*variant=*/0).value();
   }
@@ -160,8 +159,8 @@ class TextTask : public Task {
   std::vector<at::Tensor> Read(const model::TextContext& text) const {
     const at::Tensor mean = MeanOfVisible(text.context, text.mask);
     std::vector<at::Tensor> logits;
-    for (size_t i = 0; i < heads_.size(); i += 2) {
-      logits.push_back(at::linear(mean, heads_[i], heads_[i + 1]));
+    for (const Head& head : heads_) {
+      logits.push_back(at::linear(mean, head.weight, head.bias));
     }
     return logits;
   }
@@ -172,7 +171,7 @@ class TextTask : public Task {
   const at::Device device_;
   TextSide text_;
   model::TextEncoder anchor_;
-  std::vector<at::Tensor> heads_;  // of each attribute weight [values, W] and bias [values]
+  std::vector<Head> heads_;  // one an attribute
 };
 
 }  // namespace

@@ -10,6 +10,7 @@
 
 #include "training/core/flag_set.h"
 #include "training/core/picture.h"
+#include "training/trainers/attribute_loss.h"
 #include "training/trainers/export.h"
 #include "training/trainers/initialize.h"
 #include "training/trainers/latent_pool.h"
@@ -299,13 +300,8 @@ class TextToImageTask : public UnetTask {
       const at::Tensor attributes = batch.at("attributes").to(device_);
       const at::Tensor read = at::silu(pooled);  // as the norms of all blocks read it
       for (int64_t i = 0; i < kAttributes; ++i) {
-        const at::Tensor wanted = attributes.select(1, i);
-        const at::Tensor known = wanted.ge(0).to(at::kFloat);
-        const at::Tensor each =
-            at::cross_entropy_loss(at::linear(read, heads_[static_cast<size_t>(i)]), wanted, {},
-                                   at::Reduction::None, /*ignore_index=*/-1);
-        // Per sample of the joined batch, so that processes may average.
-        const at::Tensor loss = (each * known).mean();
+        const at::Tensor loss = AttributeLoss(at::linear(read, heads_[static_cast<size_t>(i)]),
+                                              attributes.select(1, i));
         losses.total = losses.total + options_.attribute_weight * loss;
         losses.values[kAttributeNames[i]] = loss.item<double>();
       }
