@@ -116,11 +116,9 @@ at::Tensor PredictX0(const NoiseSchedule& schedule, PredictionType type, const a
   return (x - predicted * sigma) / signal;
 }
 
-at::Tensor ProcessX0(const at::Tensor& x_start, std::optional<double> percentile) {
-  if (!percentile) return x_start.clamp(-1, 1);
-  if (!(*percentile >= 0 && *percentile <= 1)) {
-    Refuse("percentile is " + std::to_string(*percentile) + ", must be 0..1");
-  }
+at::Tensor ProcessX0(const at::Tensor& x_start, std::optional<double> percentile, double floor) {
+  CheckThresholding(percentile, floor);
+  if (!percentile) return x_start.clamp(-floor, floor);
   // Linear interpolation between the two order statistics around percentile * (n - 1).
   const at::Tensor magnitude = std::get<0>(x_start.flatten(1).abs().sort(1));  // [B, n]
   const int64_t count = magnitude.size(1);
@@ -131,8 +129,17 @@ at::Tensor ProcessX0(const at::Tensor& x_start, std::optional<double> percentile
                                        at::Scalar(position - static_cast<double>(below)));
   std::vector<int64_t> shape(static_cast<size_t>(x_start.dim()), 1);
   shape[0] = x_start.size(0);
-  const at::Tensor limit = quantile.clamp_min(1).reshape(shape);
-  return at::minimum(at::maximum(x_start, -limit), limit) / limit;
+  const at::Tensor limit = quantile.clamp_min(floor).reshape(shape);
+  return at::minimum(at::maximum(x_start, -limit), limit) / (limit / floor);
+}
+
+void CheckThresholding(std::optional<double> percentile, double floor) {
+  if (percentile && !(*percentile >= 0 && *percentile <= 1)) {
+    Refuse("percentile is " + std::to_string(*percentile) + ", must be 0..1");
+  }
+  if (!(floor >= kThresholdFloorMin && floor <= kThresholdFloorMax)) {
+    Refuse("threshold_floor is " + std::to_string(floor) + ", must be 0.01..100");
+  }
 }
 
 Posterior QPosterior(const NoiseSchedule& schedule, const at::Tensor& x_start,

@@ -55,9 +55,17 @@ at::Tensor QSample(const NoiseSchedule& schedule, const at::Tensor& x_start, con
 at::Tensor PredictX0(const NoiseSchedule& schedule, PredictionType type, const at::Tensor& x,
                      const at::Tensor& prediction, int64_t t);
 
-// Dynamic thresholding: per batch item q = max(1, quantile of |x_0|), x_0 = clip(x_0, -q, q) / q.
-// Without a percentile: clip to [-1, 1]. x_start [B, ...].
-at::Tensor ProcessX0(const at::Tensor& x_start, std::optional<double> percentile);
+inline constexpr double kThresholdFloorMin = 0.01, kThresholdFloorMax = 100;
+
+// Dynamic thresholding (Imagen, section 2.3): per batch item q = max(floor, quantile of |x_0|),
+// x_0 = clip(x_0, -q, q) * floor / q. So [-floor, floor] holds the result, and an item whose
+// quantile is below the floor is only clipped. Without a percentile: clip to [-floor, floor].
+// x_start [B, ...]. The published model's floor is 1.
+at::Tensor ProcessX0(const at::Tensor& x_start, std::optional<double> percentile, double floor = 1);
+
+// What ProcessX0 takes: percentile 0..1, floor kThresholdFloorMin..kThresholdFloorMax. Throws
+// ModelError::kInvalidArgument.
+void CheckThresholding(std::optional<double> percentile, double floor);
 
 struct Posterior {
   at::Tensor mean;          // [B, ...]

@@ -100,6 +100,8 @@ SamplerConfig ReadSampling(ObjectReader& reader, const std::string& prediction) 
   config.prediction =
       ParsePredictionType(reader.Choice("prediction", {"epsilon", "v"}, prediction));
   config.percentile = reader.OptionalDouble("percentile", 0, 1);
+  config.threshold_floor =
+      reader.Double("threshold_floor", kThresholdFloorMin, kThresholdFloorMax, 1.0);
   config.schedule_steps = reader.Int("schedule_steps", 0, kMaxSteps, 0);
   config.eta = reader.Double("eta", 0, 1, 0.0);
   if (config.schedule_steps == 1) reader.Refuse("schedule_steps", "0 or at least 2");
@@ -112,6 +114,7 @@ nlohmann::json SamplingToJson(const SamplerConfig& config) {
       {"schedule", config.schedule == ScheduleType::kCosine ? "cosine" : "linear"},
       {"schedule_steps", config.schedule_steps},
       {"prediction", config.prediction == PredictionType::kV ? "v" : "epsilon"},
+      {"threshold_floor", config.threshold_floor},
       {"eta", config.eta}};
   json["percentile"] = config.percentile ? nlohmann::json(*config.percentile) : nlohmann::json();
   return json;

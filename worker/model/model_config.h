@@ -43,7 +43,8 @@
 //       "schedule": "cosine",            // cosine | linear
 //       "schedule_steps": 0,             // length of the noise schedule; 0: as many as steps
 //       "prediction": "epsilon",         // epsilon | v
-//       "percentile": 0.98,              // dynamic thresholding; null: clip to [-1, 1]
+//       "percentile": 0.98,              // of dynamic thresholding; null: clip to the floor
+//       "threshold_floor": 1,            // its least threshold, 0.01..100: about the largest latent
 //       "eta": 0,                        // ddim only
 //       "temporal_guidance": {           // optional: TemporalGuidance (denoising.h)
 //         "scale": 0, "window": 1, "from": 0, "to": 10000

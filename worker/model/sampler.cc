@@ -28,9 +28,7 @@ const SamplerConfig& Checked(const SamplerConfig& config) {
   if (!(config.eta >= 0 && config.eta <= 1)) {
     Refuse("eta is " + std::to_string(config.eta) + ", must be 0..1");
   }
-  if (config.percentile && !(*config.percentile >= 0 && *config.percentile <= 1)) {
-    Refuse("percentile is " + std::to_string(*config.percentile) + ", must be 0..1");
-  }
+  CheckThresholding(config.percentile, config.threshold_floor);
   return config;
 }
 
@@ -96,7 +94,7 @@ void Sampler::Advance(LoopState& state, const at::Tensor& prediction,
   }
   const at::Tensor x0 =
       ProcessX0(PredictX0(schedule_, config_.prediction, state.x, prediction, timestep(k)),
-                config_.percentile);
+                config_.percentile, config_.threshold_floor);
   switch (config_.type) {
     case SamplerType::kDdpm:
       state.x = StepDdpm(state.x, x0, k, noise);

@@ -32,8 +32,10 @@ struct SamplerConfig {
   // the loop visits `steps` evenly spaced timesteps of it, the last of all (T-1) first.
   int64_t schedule_steps = 0;
   PredictionType prediction = PredictionType::kEpsilon;
-  std::optional<double> percentile = 0.98;  // of dynamic thresholding; none: clip to [-1, 1]
-  double eta = 0;                           // DDIM only, 0..1
+  // Dynamic thresholding, ProcessX0 (diffusion.h). No percentile: clip to the floor.
+  std::optional<double> percentile = 0.98;
+  double threshold_floor = 1;
+  double eta = 0;  // DDIM only, 0..1
 };
 
 // What a loop carries from step to step, and all that a resumed loop needs. float32.

@@ -98,15 +98,21 @@ TEST(ProcessX0, ThresholdsEachItemByItself) {
       at::stack({at::linspace(-1, 1, 11), at::arange(11).to(at::kFloat)}).reshape({2, 1, 1, 11});
   struct Case {
     std::optional<double> percentile;
+    double floor;
     double limit;  // q of item 1
   };
-  for (const Case& c : {Case{0.9, 9}, Case{0.98, 9.8}, Case{1.0, 10}, Case{0.0, 1}}) {
-    const at::Tensor got = ProcessX0(x, c.percentile);
+  for (const Case& c : {Case{0.9, 1, 9}, Case{0.98, 1, 9.8}, Case{1.0, 1, 10}, Case{0.0, 1, 1},
+                        Case{0.9, 1.5, 9}, Case{0.0, 1.5, 1.5}, Case{0.98, 50, 50}}) {
+    const at::Tensor got = ProcessX0(x, c.percentile, c.floor);
     EXPECT_LT(MaxDifference(got[0], x[0]), 1e-6);
-    EXPECT_LT(MaxDifference(got[1], x[1].clamp(-c.limit, c.limit) / c.limit), 1e-6);
+    const at::Tensor want = x[1].clamp(-c.limit, c.limit) * (c.floor / c.limit);
+    EXPECT_LT(MaxDifference(got[1], want), 1e-5);
   }
   EXPECT_TRUE(at::equal(ProcessX0(x, std::nullopt), x.clamp(-1, 1)));
+  EXPECT_TRUE(at::equal(ProcessX0(x, std::nullopt, 1.5), x.clamp(-1.5, 1.5)));
   EXPECT_THAT(MessageOf([&] { ProcessX0(x, 1.5); }), HasSubstr("percentile"));
+  EXPECT_THAT(MessageOf([&] { ProcessX0(x, 0.98, 0); }),
+              HasSubstr("threshold_floor is 0.000000, must be 0.01..100"));
 }
 
 TEST(SeededNoise, IsPhiloxAndBoxMuller) {
@@ -201,6 +207,7 @@ TEST(Sampler, RefusesBadConfigs) {
       {[](SamplerConfig& c) { c.schedule_steps = 3; }, "schedule_steps is 3"},
       {[](SamplerConfig& c) { c.eta = 1.5; }, "eta"},
       {[](SamplerConfig& c) { c.percentile = -1; }, "percentile"},
+      {[](SamplerConfig& c) { c.threshold_floor = 101; }, "threshold_floor"},
       {[](SamplerConfig& c) { c.eta = std::numeric_limits<double>::quiet_NaN(); }, "eta"},
   };
   for (const Case& c : cases) {
@@ -212,6 +219,24 @@ TEST(Sampler, RefusesBadConfigs) {
   for (const SamplerType type :
        {SamplerType::kDdpm, SamplerType::kDdim, SamplerType::kDpmSolver2M}) {
     EXPECT_EQ(ParseSamplerType(SamplerName(type)), type);
+  }
+}
+
+// The last step of DDIM returns x_0, thresholded as the config says.
+TEST(Sampler, ThresholdsAtItsFloor) {
+  const at::Tensor x0 = at::tensor({-1.4, -0.5, 0.2, 1.3}, at::kFloat).reshape({1, 1, 2, 2});
+  for (const double floor : {1.0, 1.2, 1.5}) {
+    SamplerConfig config = Config(SamplerType::kDdim, 4, 100);
+    config.percentile = 0.0;
+    config.threshold_floor = floor;
+    const Sampler sampler(config);
+    LoopState state;
+    state.next_step = 3;
+    state.x = at::zeros_like(x0);
+    const double alpha_bar = sampler.schedule().alpha_bar(sampler.timestep(3));
+    const at::Tensor noise = x0 * (-std::sqrt(alpha_bar) / std::sqrt(1 - alpha_bar));
+    sampler.Advance(state, noise, at::Tensor());
+    EXPECT_LT(MaxDifference(state.x, x0.clamp(-floor, floor)), 1e-5);
   }
 }
 

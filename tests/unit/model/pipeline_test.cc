@@ -136,6 +136,8 @@ TEST(ModelConfig, HostileFilesAreRefusedByName) {
          j["interpolation_sampling"]["temporal_guidance"] = {{"scale", 1}};
        },
        "temporal_guidance is not a known field"},
+      {"threshold floor", [](Json& j) { j["interpolation_sampling"]["threshold_floor"] = 0; },
+       "interpolation_sampling.threshold_floor is 0"},
       {"interpolation steps", [](Json& j) { j["interpolation_sampling"]["steps_max"] = -1; },
        "steps_max is -1"},
       {"keyframe steps", [](Json& j) { j["keyframe_sampling"]["steps_max"] = 2; },
