@@ -24,6 +24,7 @@
 #include "training/data/clip_source.h"
 #include "training/domain/export.h"
 #include "training/domain/shapes.h"
+#include "training/trainers/average.h"
 #include "training/trainers/export.h"
 #include "training/trainers/extractor_task.h"
 #include "training/trainers/movq_task.h"
@@ -167,6 +168,21 @@ int Init(const std::vector<std::string>& arguments, bool help) {
                             "--preset and --out are needed");
   }
   model::WriteRandomModel(ModelConfig::Load(preset), preset, out, seed);
+  std::printf("%s\n", out.c_str());
+  return 0;
+}
+
+int Average(const std::vector<std::string>& arguments, bool help) {
+  std::string weights, out;
+  FlagSet flags;
+  flags.Add("weights", &weights, "weight files of one network, with commas between them");
+  flags.Add("out", &out, "safetensors file to write; an existing one is replaced");
+  if (help) return std::printf("%s", flags.Usage().c_str()), 0;
+  flags.Parse(arguments);
+  if (out.empty()) {
+    throw model::ModelError(model::ModelError::Kind::kInvalidArgument, "--out is needed");
+  }
+  AverageWeights(absl::StrSplit(weights, ',', absl::SkipEmpty()), out);
   std::printf("%s\n", out.c_str());
   return 0;
 }
@@ -478,6 +494,7 @@ int MakeDataset(const std::vector<std::string>& arguments, bool help) {
 
 const std::vector<Command> kCommands = {
     {"init", "write random weights for a preset", Init},
+    {"average", "write the mean of weights that were trained from the same ones", Average},
     {"dataset", "write moving shapes as MP4 files with captions", MakeDataset},
     {"movq", "train the MoVQ-GAN image autoencoder", TrainMovq},
     {"text-to-image", "train text encoder and spatial U-Net on single frames", TrainTextToImage},

@@ -13,6 +13,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -484,6 +485,41 @@ class TrainTest(unittest.TestCase):
         self.assertEqual(sorted(path.name for path in out.iterdir()),
                          ["captions.jsonl", "clip-00000000.mp4", "clip-00000001.mp4", "dataset.json"])
         self.assertEqual(json.loads((out / "dataset.json").read_text())["split"], "held-out")
+
+    def test_average_is_the_mean_of_all_weights(self):
+        models = []
+        for seed in (1, 2, 3):
+            models.append(self.directory / f"seed{seed}")
+            subprocess.run([f"{ARGS.bin}/kandinsky-train", "init", "--preset", ARGS.model, "--out", str(models[-1]),
+                            "--seed", str(seed)], check=True, capture_output=True, timeout=60)
+
+        def average(*files):
+            argv = [f"{ARGS.bin}/kandinsky-train", "average", "--weights", ",".join(map(str, files)),
+                    "--out", str(self.directory / "mean.safetensors")]
+            return subprocess.run(argv, capture_output=True, text=True, timeout=60)
+
+        def numbers(path):
+            return {name: struct.unpack(f"<{len(data) // 2}e", data) for name, data in tensors(path).items()}
+
+        files = [model / "text_encoder.safetensors" for model in models]
+        done = average(*files)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        mean, parts = numbers(self.directory / "mean.safetensors"), [numbers(file) for file in files]
+        self.assertEqual(mean.keys(), parts[0].keys())
+        for name in mean:
+            for value, *values in zip(mean[name], *(part[name] for part in parts)):
+                # Half of the last of float16's eleven bits.
+                self.assertAlmostEqual(value, sum(values) / 3, delta=abs(value) / 2000 + 1e-7, msg=name)
+        self.assertNotEqual(mean, parts[0])
+
+        for arguments, want in ((files[:1], "number of weight files is 1, must be at least 2"),
+                                ((files[0], models[0] / "movq.safetensors"), "has no such tensor"),
+                                ((files[0], self.directory / "none"), str(self.directory / "none"))):
+            (self.directory / "mean.safetensors").unlink(missing_ok=True)
+            done = average(*arguments)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn(want, done.stderr)
+            self.assertFalse((self.directory / "mean.safetensors").exists())
 
     def test_wrong_options_are_named(self):
         # arguments, what the message says
