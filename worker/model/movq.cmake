@@ -12,6 +12,7 @@ target_sources(kandinsky_model PRIVATE
   vector_quantizer.cc
   weights_init.cc)
 
-# SentencePiece is built against the system's protobuf.
-find_library(KANDINSKY_PROTOBUF_LITE protobuf-lite REQUIRED)
-target_link_libraries(kandinsky_model PRIVATE ${KANDINSKY_PROTOBUF_LITE})
+# SentencePiece is built against the system's protobuf. Its lite library would do, but a process that has the whole one,
+# for gRPC, should load one protobuf.
+find_library(KANDINSKY_PROTOBUF protobuf REQUIRED)
+target_link_libraries(kandinsky_model PRIVATE ${KANDINSKY_PROTOBUF})
