@@ -4,11 +4,12 @@
 
 #include "absl/flags/flag.h"
 #include "common/config/flags.h"
+#include "worker/model/execution_flags.h"
 #include "worker/stages/stages.h"
 #include "worker/worker_process.h"
 
-ABSL_FLAG(std::string, device, "auto", "auto (CUDA when there is one), cpu, cuda or cuda:N.");
-ABSL_FLAG(std::string, dtype, "float32", "Type of the networks: float32, bfloat16 or float16.");
+#define KANDINSKY_DEFINE_FLAG(name, otherwise, help) ABSL_FLAG(std::string, name, otherwise, help);
+KANDINSKY_EXECUTION_FLAGS(KANDINSKY_DEFINE_FLAG)
 ABSL_FLAG(int, threads, 2,
           "CPU threads of an operation. Results are equal on workers with equal numbers only.");
 
@@ -22,8 +23,9 @@ int main(int argc, char** argv) {
       [](kandinsky::Stage stage, const std::vector<std::string>& model_dirs) {
         kandinsky::StageOptions options;
         options.model_dirs = model_dirs;
-        options.device = absl::GetFlag(FLAGS_device);
-        options.dtype = absl::GetFlag(FLAGS_dtype);
+#define KANDINSKY_READ_FLAG(name, otherwise, help) \
+  options.execution[#name] = absl::GetFlag(FLAGS_##name);
+        KANDINSKY_EXECUTION_FLAGS(KANDINSKY_READ_FLAG)
         options.threads = absl::GetFlag(FLAGS_threads);
         return kandinsky::MakeStage(stage, options);
       });

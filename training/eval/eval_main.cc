@@ -328,7 +328,7 @@ int Interpolation(Common common, const std::vector<std::string>& arguments, bool
   model::Movq encoder(config.movq, at::kMeta);
   LoadModule(encoder, common.model, config.weights.movq, placement.device);
   encoder.eval();
-  model::DecodingStage decoding(common.model, placement);
+  model::DecodingStage decoding(common.model, {.placement = placement});
   const auto decoder = [&](const at::Tensor& latents) {  // [T, z, h, w] -> [T, H, W, 3]
     std::vector<at::Tensor> chunks;
     decoding.Run(latents, {},

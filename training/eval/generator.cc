@@ -38,7 +38,8 @@ nlohmann::ordered_json RunPrompt(ClipGenerator& generator, const PromptClip& cli
 }
 
 ModelGenerator::ModelGenerator(const GeneratorOptions& options)
-    : keyframes_(options.model, options.placement), decoding_(options.model, options.placement) {
+    : keyframes_(options.model, {.placement = options.placement}),
+      decoding_(options.model, {.placement = options.placement}) {
   const model::GenerationDefaults& defaults = config().defaults;
   level_ = FindLevel(config(), options.level.empty() ? defaults.level : options.level);
   request_.prompt = "a prompt";
@@ -53,7 +54,8 @@ ModelGenerator::ModelGenerator(const GeneratorOptions& options)
   request_.passes = level_.passes;
   model::ValidateRequest(request_, config());
   if (level_.passes > 0) {
-    interpolation_ = std::make_unique<model::InterpolationStage>(options.model, options.placement);
+    interpolation_ = std::make_unique<model::InterpolationStage>(
+        options.model, model::ExecutionOptions{.placement = options.placement});
   }
 }
 

@@ -1,6 +1,7 @@
 // kandinsky-local: prompt to video file in one process, without Redis or any other service.
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -48,8 +50,6 @@ constexpr char kUsage[] =
     "  --format NAME           mp4, webm or gif (default: by the extension of --out, else mp4)\n"
     "  --fps X                 playback rate (default: the level's, which makes it last 8 "
     "seconds)\n"
-    "  --device NAME           auto, cpu, cuda or cuda:N (default auto)\n"
-    "  --dtype NAME            float32, bfloat16 or float16 (default float32)\n"
     "  --threads N             processor threads of an operation (default: 2, like the service's\n"
     "                          workers; results are equal with equal numbers only)\n"
     "  --out FILE              the video; appears under this name when it is complete\n"
@@ -67,18 +67,59 @@ struct UsageError : std::runtime_error {
 
 using Flags = std::map<std::string, std::optional<std::string>>;
 
+// "--guidance-passes"
+std::string FlagName(const model::ExecutionFlag& flag) {
+  std::string name = std::string("--") + flag.name;
+  std::replace(name.begin(), name.end(), '_', '-');
+  return name;
+}
+
+model::ExecutionOptions ParseExecution(const Flags& flags) {
+  model::ExecutionFlagValues values;
+  for (const model::ExecutionFlag& flag : model::kExecutionFlags) {
+    if (const auto& value = flags.at(FlagName(flag))) values[flag.name] = *value;
+  }
+  return model::ParseExecutionOptions(values);
+}
+
+// What --help says: kUsage and the flags that kandinsky-worker has, too.
+std::string Usage() {
+  constexpr size_t kColumn = 26, kWidth = 96;
+  std::string usage = std::string(kUsage) + "\nWhere and how it runs, as in kandinsky-worker:\n\n";
+  for (const model::ExecutionFlag& flag : model::kExecutionFlags) {
+    std::string line = "  " + FlagName(flag) + " X";
+    line.resize(std::max(line.size() + 1, kColumn), ' ');
+    std::istringstream words(std::string(flag.help) + " (default: " + flag.otherwise + ")");
+    std::string word;
+    const auto end_line = [&] { usage += line.substr(0, line.find_last_not_of(' ') + 1) + "\n"; };
+    while (words >> word) {
+      if (line.size() + word.size() > kWidth) {
+        end_line();
+        line = std::string(kColumn, ' ');
+      }
+      line += word + " ";
+    }
+    end_line();
+  }
+  return usage;
+}
+
 Flags ParseFlags(int argc, char** argv) {
   Flags flags;
   for (const char* name :
        {"--model", "--prompt", "--negative-prompt", "--seed", "--level", "--width", "--height",
         "--steps", "--guidance-scale", "--interpolation-guidance-scale", "--format", "--fps",
-        "--device", "--dtype", "--threads", "--out", "--json"}) {
+        "--threads", "--out", "--json"}) {
     flags[name] = std::nullopt;
+  }
+  for (const model::ExecutionFlag& flag : model::kExecutionFlags) {
+    flags[FlagName(flag)] = std::nullopt;
   }
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
     const size_t equals = argument.find('=');
-    const std::string name = argument.substr(0, equals);
+    std::string name = argument.substr(0, equals);
+    std::replace(name.begin(), name.end(), '_', '-');  // as kandinsky-worker spells them
     if (flags.count(name) == 0) throw UsageError("unknown argument " + argument);
     if (name == "--json" && equals == std::string::npos) {
       flags[name] = "true";
@@ -220,11 +261,10 @@ int Run(const Flags& flags) {
   request.interpolation_guidance_scale = ParseNumber<double>(
       flags, "--interpolation-guidance-scale", config.defaults.interpolation_guidance_scale);
   request.passes = level->passes;
-  model::Placement placement;
+  model::ExecutionOptions execution;
   try {
     model::ValidateRequest(request, config);
-    placement = model::ParsePlacement(flags.at("--device").value_or("auto"),
-                                      flags.at("--dtype").value_or("float32"));
+    execution = ParseExecution(flags);
   } catch (const model::ModelError& error) {
     throw UsageError(error.what());
   }
@@ -257,13 +297,13 @@ int Run(const Flags& flags) {
   };
   // One stage's networks at a time in memory.
   at::Tensor latents;  // [T, 4, h, w]
-  latents = model::KeyframeStage(directory, placement).Run(request, hooks);
+  latents = model::KeyframeStage(directory, execution).Run(request, hooks);
   stage = "interpolation";
   if (request.passes > 0) {
-    latents = model::InterpolationStage(directory, placement).Run(latents, request, hooks);
+    latents = model::InterpolationStage(directory, execution).Run(latents, request, hooks);
   }
   stage = "decoding";
-  model::DecodingStage(directory, placement)
+  model::DecodingStage(directory, execution)
       .Run(latents, hooks, [&](int64_t, const at::Tensor& frames) {  // uint8 [n, H, W, 3]
         for (int64_t i = 0; i < frames.size(0); ++i) {
           Check((*encoder)->AddFrame(frames[i].const_data_ptr<uint8_t>()));
@@ -293,7 +333,7 @@ int Run(const Flags& flags) {
 int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     if (argv[i] == std::string("--help")) {
-      std::fputs(kUsage, stdout);
+      std::fputs(Usage().c_str(), stdout);
       return 0;
     }
   }
@@ -302,7 +342,7 @@ int main(int argc, char** argv) {
   try {
     return Run(ParseFlags(argc, argv));
   } catch (const UsageError& error) {
-    std::fprintf(stderr, "kandinsky-local: %s\n\n%s", error.what(), kUsage);
+    std::fprintf(stderr, "kandinsky-local: %s\n\n%s", error.what(), Usage().c_str());
     return 2;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "kandinsky-local: %s\n", error.what());

@@ -1,5 +1,6 @@
 # Text encoder, MoVQ-GAN, model config and pipeline.
 target_sources(kandinsky_model PRIVATE
+  execution.cc
   json_reader.cc
   model_config.cc
   movq.cc

@@ -1,9 +1,7 @@
 #include "worker/model/pipeline.h"
 
 #include <ATen/core/grad_mode.h>
-#include <torch/cuda.h>
 
-#include <charconv>
 #include <cmath>
 #include <utility>
 
@@ -74,6 +72,10 @@ std::unique_ptr<Movq> LoadDecoder(const MovqConfig& config, const std::string& d
   return movq;
 }
 
+DecodeOptions DecodeBound(const ModelConfig& config, const ExecutionOptions& execution) {
+  return {execution.decode_bytes.value_or(config.decode_max_bytes)};
+}
+
 SamplerConfig WithSteps(SamplerConfig config, int64_t steps) {
   config.steps = steps;
   return config;
@@ -135,43 +137,6 @@ void CheckVideo(const char* field, const at::Tensor& video, int64_t channels) {
 
 }  // namespace
 
-Placement ParsePlacement(const std::string& device, const std::string& dtype) {
-  Placement placement;
-  const auto devices =
-      static_cast<int64_t>(torch::cuda::is_available() ? torch::cuda::device_count() : 0);
-  if (device == "auto") {
-    placement.device = devices > 0 ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
-  } else if (device == "cpu") {
-    placement.device = at::kCPU;
-  } else if (device == "cuda" || device.rfind("cuda:", 0) == 0) {
-    int64_t index = 0;
-    if (device != "cuda") {
-      const char *begin = device.data() + 5, *end = device.data() + device.size();
-      const auto [stop, error] = std::from_chars(begin, end, index);
-      if (error != std::errc() || stop != end || index < 0) {
-        Invalid("device is \"" + device + "\", must be auto, cpu, cuda or cuda:N");
-      }
-    }
-    if (index >= devices) {
-      Invalid("device is \"" + device + "\", but this machine offers " + std::to_string(devices) +
-              " CUDA devices");
-    }
-    placement.device = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
-  } else {
-    Invalid("device is \"" + device + "\", must be auto, cpu, cuda or cuda:N");
-  }
-  if (dtype == "float32") {
-    placement.dtype = at::kFloat;
-  } else if (dtype == "bfloat16") {
-    placement.dtype = at::kBFloat16;
-  } else if (dtype == "float16") {
-    placement.dtype = at::kHalf;
-  } else {
-    Invalid("dtype is \"" + dtype + "\", must be float32, bfloat16 or float16");
-  }
-  return placement;
-}
-
 void ValidateRequest(const GenerationRequest& request, const ModelConfig& config) {
   CheckText("prompt", request.prompt, config.limits.prompt_characters);
   CheckText("negative_prompt", request.negative_prompt, config.limits.negative_prompt_characters);
@@ -195,7 +160,7 @@ int64_t FrameCount(int64_t keyframes, int passes) {
 
 struct KeyframeStage::Impl {
   ModelConfig config;
-  Placement placement;
+  ExecutionOptions execution;
   Tokenizer tokenizer;
   std::unique_ptr<TextEncoder> encoder;
   std::unique_ptr<Unet> unet;
@@ -204,7 +169,10 @@ struct KeyframeStage::Impl {
   EmbeddingCache cache{kCachedPrompts, kCachedBytes};
 };
 
-KeyframeStage::KeyframeStage(const std::string& model_directory, Placement placement) {
+KeyframeStage::KeyframeStage(const std::string& model_directory,
+                             const ExecutionOptions& execution) {
+  ValidateExecutionOptions(execution);
+  const Placement& placement = execution.placement;
   ModelConfig config = ModelConfig::Load(model_directory);
   Tokenizer tokenizer(model_directory + "/" + config.tokenizer);
   if (tokenizer.vocabulary() > config.text_encoder.vocab_size) {
@@ -218,7 +186,7 @@ KeyframeStage::KeyframeStage(const std::string& model_directory, Placement place
   at::Tensor null_embedding =
       LoadNull(model_directory, config.weights.keyframe_null, config.keyframe_unet.context_dim);
   auto movq = LoadDecoder(config.movq, model_directory, config.weights.movq, placement);
-  impl_.reset(new Impl{std::move(config), placement, std::move(tokenizer), std::move(encoder),
+  impl_.reset(new Impl{std::move(config), execution, std::move(tokenizer), std::move(encoder),
                        std::move(unet), std::move(null_embedding), std::move(movq)});
 }
 
@@ -238,11 +206,13 @@ at::Tensor KeyframeStage::Run(const GenerationRequest& request, const StageHooks
       });
   const SeededNoise seeded(request.seed);
   const int64_t cell = impl_->config.movq.downsampling();
-  return SampleKeyframes(
-      *impl_->unet, prompt, impl_->null_embedding, impl_->config.keyframes, request.height / cell,
-      request.width / cell, WithSteps(impl_->config.keyframe_sampling, request.steps),
-      {.scale = request.guidance_scale, .temporal = impl_->config.temporal_guidance},
-      noise != nullptr ? *noise : seeded, hooks, resume);
+  return SampleKeyframes(*impl_->unet, prompt, impl_->null_embedding, impl_->config.keyframes,
+                         request.height / cell, request.width / cell,
+                         WithSteps(impl_->config.keyframe_sampling, request.steps),
+                         {.scale = request.guidance_scale,
+                          .two_passes = impl_->execution.guidance_passes == 2,
+                          .temporal = impl_->config.temporal_guidance},
+                         noise != nullptr ? *noise : seeded, hooks, resume);
 }
 
 at::Tensor KeyframeStage::Preview(const at::Tensor& keyframes) {
@@ -250,8 +220,8 @@ at::Tensor KeyframeStage::Preview(const at::Tensor& keyframes) {
   CheckVideo("keyframes", keyframes, impl_->config.movq.z_channels);
   std::vector<at::Tensor> frames;  // uint8 [1, H, W, 3]
   for (const at::Tensor& frame : keyframes.split(1)) {
-    frames.push_back(ToPixels(impl_->movq->Decode(frame.to(impl_->placement.device),
-                                                  {impl_->config.decode_max_bytes}))
+    frames.push_back(ToPixels(impl_->movq->Decode(frame.to(impl_->execution.placement.device),
+                                                  DecodeBound(impl_->config, impl_->execution)))
                          .to(at::kCPU));
   }
   return at::cat(frames);
@@ -261,18 +231,21 @@ const ModelConfig& KeyframeStage::config() const { return impl_->config; }
 
 struct InterpolationStage::Impl {
   ModelConfig config;
-  Placement placement;
+  ExecutionOptions execution;
   std::unique_ptr<Unet> unet;
   at::Tensor null_embedding;  // [W]
 };
 
-InterpolationStage::InterpolationStage(const std::string& model_directory, Placement placement) {
+InterpolationStage::InterpolationStage(const std::string& model_directory,
+                                       const ExecutionOptions& execution) {
+  ValidateExecutionOptions(execution);
+  const Placement& placement = execution.placement;
   ModelConfig config = ModelConfig::Load(model_directory);
   auto unet = LoadUnet(config.interpolation_unet, model_directory,
                        config.weights.interpolation_unet, placement);
   at::Tensor null_embedding = LoadNull(model_directory, config.weights.interpolation_null,
                                        config.interpolation_unet.context_dim);
-  impl_.reset(new Impl{std::move(config), placement, std::move(unet), std::move(null_embedding)});
+  impl_.reset(new Impl{std::move(config), execution, std::move(unet), std::move(null_embedding)});
 }
 
 InterpolationStage::~InterpolationStage() = default;
@@ -310,7 +283,9 @@ at::Tensor InterpolationStage::Run(const at::Tensor& keyframes, const Generation
          .passes = request.passes,
          .skip_frames = config.skip_frames.at(static_cast<size_t>(pass))},
         WithSteps(config.interpolation_sampling, config.InterpolationSteps(request.steps)),
-        {.scale = request.interpolation_guidance_scale}, noise != nullptr ? *noise : seeded, hooks,
+        {.scale = request.interpolation_guidance_scale,
+         .two_passes = impl_->execution.guidance_passes == 2},
+        noise != nullptr ? *noise : seeded, hooks,
         resume && resume->pass == pass ? resume : std::nullopt);
     video = MergeGroups(video, groups);
   }
@@ -321,16 +296,19 @@ const ModelConfig& InterpolationStage::config() const { return impl_->config; }
 
 struct DecodingStage::Impl {
   ModelConfig config;
-  Placement placement;
+  ExecutionOptions execution;
   std::unique_ptr<Movq> movq;
 };
 
-DecodingStage::DecodingStage(const std::string& model_directory, Placement placement) {
+DecodingStage::DecodingStage(const std::string& model_directory,
+                             const ExecutionOptions& execution) {
+  ValidateExecutionOptions(execution);
+  const Placement& placement = execution.placement;
   ModelConfig config = ModelConfig::Load(model_directory);
   const bool video = config.decoder == DecoderKind::kVideo;
   auto movq = LoadDecoder(video ? *config.video_movq : config.movq, model_directory,
                           video ? *config.weights.video_movq : config.weights.movq, placement);
-  impl_.reset(new Impl{std::move(config), placement, std::move(movq)});
+  impl_.reset(new Impl{std::move(config), execution, std::move(movq)});
 }
 
 DecodingStage::~DecodingStage() = default;
@@ -340,8 +318,8 @@ void DecodingStage::Run(const at::Tensor& latents, const StageHooks& hooks,
                         int64_t first_frame) {
   CheckVideo("latents", latents, impl_->config.movq.z_channels);
   DecodeChunks(
-      *impl_->movq, impl_->placement.device, latents, {impl_->config.decode_max_bytes},
-      hooks.cancelled,
+      *impl_->movq, impl_->execution.placement.device, latents,
+      DecodeBound(impl_->config, impl_->execution), hooks.cancelled,
       [&](int64_t first, const at::Tensor& decoded) {
         const at::Tensor frames = ToPixels(decoded).to(at::kCPU);  // uint8 [n, H, W, 3]
         if (hooks.progress) {

@@ -20,21 +20,11 @@
 #include <optional>
 #include <string>
 
+#include "worker/model/execution.h"
 #include "worker/model/model_config.h"
 #include "worker/model/noise.h"
 
 namespace kandinsky::model {
-
-// Where a model runs and in which type its networks compute. Schedules, x_t and softmax/norm
-// statistics stay float32.
-struct Placement {
-  at::Device device = at::kCPU;
-  at::ScalarType dtype = at::kFloat;  // kFloat, kBFloat16 or kHalf
-};
-
-// "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:N"; anything else, or a device that is
-// not there, is ModelError::kInvalidArgument. The dtype is "float32", "bfloat16" or "float16".
-Placement ParsePlacement(const std::string& device, const std::string& dtype);
 
 // One request with every default already filled in (see ModelConfig::defaults).
 struct GenerationRequest {
@@ -88,7 +78,8 @@ struct StageHooks {
 // Stage 1: text encoder + keyframe U-Net. Also holds the image decoder, for the preview.
 class KeyframeStage {
  public:
-  KeyframeStage(const std::string& model_directory, Placement placement);
+  explicit KeyframeStage(const std::string& model_directory,
+                         const ExecutionOptions& execution = {});
   ~KeyframeStage();
 
   // -> [T, 4, h, w] float32, T = config().keyframes. `noise` null: SeededNoise(request.seed).
@@ -109,7 +100,8 @@ class KeyframeStage {
 // Stage 2: the interpolation U-Net, once per pass.
 class InterpolationStage {
  public:
-  InterpolationStage(const std::string& model_directory, Placement placement);
+  explicit InterpolationStage(const std::string& model_directory,
+                              const ExecutionOptions& execution = {});
   ~InterpolationStage();
 
   // keyframes [T, 4, h, w] -> [FrameCount(T, request.passes), 4, h, w] float32; passes 0 returns
@@ -129,7 +121,8 @@ class InterpolationStage {
 // Stage 3: the MoVQ-GAN decoder (image or video decoder, as the model directory says).
 class DecodingStage {
  public:
-  DecodingStage(const std::string& model_directory, Placement placement);
+  explicit DecodingStage(const std::string& model_directory,
+                         const ExecutionOptions& execution = {});
   ~DecodingStage();
 
   // Decodes latents [T, 4, h, w] chunk by chunk, in order. `sink` gets the index of the first frame

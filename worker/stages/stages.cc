@@ -170,8 +170,8 @@ absl::StatusOr<StageOutput> RunDecoding(model::DecodingStage& stage, const Stage
 template <typename ModelStage>
 class ModelRunner : public StageRunner {
  public:
-  ModelRunner(Stage stage, StageOptions options, model::Placement placement)
-      : stage_(stage), options_(std::move(options)), placement_(placement) {}
+  ModelRunner(Stage stage, StageOptions options, model::ExecutionOptions execution)
+      : stage_(stage), options_(std::move(options)), execution_(std::move(execution)) {}
 
   Stage stage() const override { return stage_; }
 
@@ -184,7 +184,7 @@ class ModelRunner : public StageRunner {
   absl::Status Load() override {
     for (const std::string& directory : options_.model_dirs) {
       auto loaded =
-          CatchStatus([&] { return std::make_unique<ModelStage>(directory, placement_); });
+          CatchStatus([&] { return std::make_unique<ModelStage>(directory, execution_); });
       if (!loaded.ok()) {
         return absl::Status(loaded.status().code(),
                             absl::StrCat(directory, ": ", loaded.status().message()));
@@ -228,7 +228,7 @@ class ModelRunner : public StageRunner {
 
   const Stage stage_;
   const StageOptions options_;
-  const model::Placement placement_;
+  const model::ExecutionOptions execution_;
   std::map<std::string, std::unique_ptr<ModelStage>> loaded_;
 };
 
@@ -241,19 +241,19 @@ absl::StatusOr<std::unique_ptr<StageRunner>> MakeStage(Stage stage, const StageO
   if (options.threads < 1 || options.threads > 1024) {
     return absl::InvalidArgumentError("--threads: must be from 1 to 1024");
   }
-  const absl::StatusOr<model::Placement> placement =
-      CatchStatus([&] { return model::ParsePlacement(options.device, options.dtype); });
-  if (!placement.ok()) return placement.status();
+  const absl::StatusOr<model::ExecutionOptions> execution =
+      CatchStatus([&] { return model::ParseExecutionOptions(options.execution); });
+  if (!execution.ok()) return execution.status();
   at::set_num_threads(options.threads);
   at::globalContext().setDeterministicCuDNN(true);
   at::globalContext().setBenchmarkCuDNN(false);
   switch (stage) {
     case Stage::kKeyframes:
-      return std::make_unique<ModelRunner<model::KeyframeStage>>(stage, options, *placement);
+      return std::make_unique<ModelRunner<model::KeyframeStage>>(stage, options, *execution);
     case Stage::kInterpolation:
-      return std::make_unique<ModelRunner<model::InterpolationStage>>(stage, options, *placement);
+      return std::make_unique<ModelRunner<model::InterpolationStage>>(stage, options, *execution);
     case Stage::kDecoding:
-      return std::make_unique<ModelRunner<model::DecodingStage>>(stage, options, *placement);
+      return std::make_unique<ModelRunner<model::DecodingStage>>(stage, options, *execution);
   }
   return absl::InvalidArgumentError("--stage: unknown");
 }

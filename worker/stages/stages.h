@@ -7,14 +7,14 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "worker/model/execution_flags.h"
 #include "worker/runtime/stage.h"
 
 namespace kandinsky {
 
 struct StageOptions {
-  std::vector<std::string> model_dirs;  // each becomes one model, under the name in its model.json
-  std::string device = "auto";          // auto, cpu, cuda or cuda:N
-  std::string dtype = "float32";        // float32, bfloat16 or float16
+  std::vector<std::string> model_dirs;   // each becomes one model, under the name in its model.json
+  model::ExecutionFlagValues execution;  // device, dtype and so on, see execution.h
   // Threads of an operation on the CPU. Sums are split by it: workers with equal numbers give equal
   // results.
   int threads = 2;

@@ -245,9 +245,9 @@ TEST(WriteRandomModel, IsDeterministic) {
 
 TEST(Stages, MakeEveryLevelAndReportEachStep) {
   const Placement placement;
-  KeyframeStage keyframe_stage(TinyModel(), placement);
-  InterpolationStage interpolation_stage(TinyModel(), placement);
-  DecodingStage decoding_stage(TinyModel(), placement);
+  KeyframeStage keyframe_stage(TinyModel(), {placement});
+  InterpolationStage interpolation_stage(TinyModel(), {placement});
+  DecodingStage decoding_stage(TinyModel(), {placement});
   const GenerationRequest request = SmallRequest(2);
   std::vector<int64_t> steps;
   StageHooks hooks;

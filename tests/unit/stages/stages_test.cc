@@ -213,17 +213,19 @@ TEST(MakeStageTest, BadOptionsAreErrors) {
   const struct {
     const char* name;
     StageOptions options;
-  } kCases[] = {{"no models", {}},
-                {"device", {.model_dirs = {"x"}, .device = "quantum"}},
-                {"dtype", {.model_dirs = {"x"}, .device = "cpu", .dtype = "int3"}},
-                {"threads", {.model_dirs = {"x"}, .device = "cpu", .threads = 0}}};
+  } kCases[] = {
+      {"no models", {}},
+      {"device", {.model_dirs = {"x"}, .execution = {{"device", "quantum"}}}},
+      {"dtype", {.model_dirs = {"x"}, .execution = {{"device", "cpu"}, {"dtype", "int3"}}}},
+      {"threads", {.model_dirs = {"x"}, .execution = {{"device", "cpu"}}, .threads = 0}}};
   for (const auto& c : kCases) {
     EXPECT_EQ(MakeStage(Stage::kKeyframes, c.options).status().code(),
               absl::StatusCode::kInvalidArgument)
         << c.name;
   }
   for (const Stage stage : kStages) {
-    auto runner = MakeStage(stage, {.model_dirs = {"/nowhere"}, .device = "cpu", .threads = 1});
+    auto runner = MakeStage(
+        stage, {.model_dirs = {"/nowhere"}, .execution = {{"device", "cpu"}}, .threads = 1});
     ASSERT_TRUE(runner.ok()) << runner.status();
     EXPECT_TRUE(absl::IsNotFound((*runner)->Load())) << Name(stage);
   }

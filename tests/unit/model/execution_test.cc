@@ -1,0 +1,139 @@
+// Options of execution.h: how they are read, and what each does to a result.
+#include "worker/model/execution.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "worker/model/error.h"
+#include "worker/model/pipeline.h"
+#include "worker/model/weights_init.h"
+
+namespace kandinsky::model {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+const std::string kModels = std::string(KANDINSKY_SOURCE_DIR) + "/models/";
+
+// A model directory with random weights, made once and removed at the end.
+const std::string& Model() {
+  struct Directory {
+    Directory() : path(::testing::TempDir() + "/execution_test." + std::to_string(getpid())) {
+      WriteRandomModel(ModelConfig::Load(kModels + "tiny"), kModels + "tiny", path, 1);
+    }
+    ~Directory() {
+      std::error_code ignored;
+      std::filesystem::remove_all(path, ignored);
+    }
+    const std::string path;
+  };
+  static const Directory directory;
+  return directory.path;
+}
+
+GenerationRequest Request(int passes) {
+  GenerationRequest request;
+  request.prompt = "a red car, рыжий кот";
+  request.seed = 7;
+  request.width = 32;
+  request.height = 48;
+  request.steps = 3;
+  request.guidance_scale = 5;
+  request.interpolation_guidance_scale = 0.25;
+  request.passes = passes;
+  return request;
+}
+
+std::string ErrorOf(const ExecutionFlagValues& values) {
+  try {
+    ParseExecutionOptions(values);
+  } catch (const ModelError& error) {
+    EXPECT_EQ(error.kind(), ModelError::Kind::kInvalidArgument);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(ExecutionOptions, DefaultsOfFlagsAreThoseOfTheStruct) {
+  const ExecutionOptions parsed = ParseExecutionOptions({{"device", "cpu"}});
+  const ExecutionOptions plain;
+  EXPECT_EQ(parsed.placement.device, plain.placement.device);
+  EXPECT_EQ(parsed.placement.dtype, plain.placement.dtype);
+  EXPECT_EQ(parsed.guidance_passes, plain.guidance_passes);
+  EXPECT_EQ(parsed.decode_bytes, plain.decode_bytes);
+}
+
+TEST(ExecutionOptions, AreReadAndChecked) {
+  const ExecutionOptions options = ParseExecutionOptions({{"device", "cpu"},
+                                                          {"dtype", "bfloat16"},
+                                                          {"guidance_passes", "2"},
+                                                          {"decode_bytes", "1.5GiB"}});
+  EXPECT_EQ(options.placement.dtype, at::kBFloat16);
+  EXPECT_EQ(options.guidance_passes, 2);
+  EXPECT_EQ(options.decode_bytes, 1610612736);
+  for (const auto& [name, value] :
+       std::vector<std::pair<std::string, std::string>>{{"device", "quantum"},
+                                                        {"dtype", "int3"},
+                                                        {"guidance_passes", "3"},
+                                                        {"guidance_passes", "two"},
+                                                        {"decode_bytes", "-1"}}) {
+    ExecutionFlagValues values = {{"device", "cpu"}};
+    values[name] = value;
+    EXPECT_THAT(ErrorOf(values),
+                AllOf(HasSubstr(name), HasSubstr("\"" + value + "\""), HasSubstr("must be")))
+        << name;
+  }
+  EXPECT_THAT(ErrorOf({{"colour", "red"}}), HasSubstr("colour"));
+  ExecutionOptions bad;
+  bad.guidance_passes = 0;
+  EXPECT_THROW(KeyframeStage(Model(), bad), ModelError);
+}
+
+TEST(ParseBytes, KnowsUnits) {
+  EXPECT_EQ(ParseBytes("x", "0"), 0);
+  EXPECT_EQ(ParseBytes("x", "1500"), 1500);
+  EXPECT_EQ(ParseBytes("x", "24GB"), 24000000000);
+  EXPECT_EQ(ParseBytes("x", "0.5 KiB"), 512);
+  EXPECT_EQ(ParseBytes("x", "2TiB"), int64_t{2} << 40);
+  for (const char* text : {"", "GB", "1.5", "1XB", "1G", "-1", "nan", "1e30GB", "2000TB", "1 2"}) {
+    EXPECT_THROW(ParseBytes("x", text), ModelError) << text;
+  }
+}
+
+TEST(ExecutionOptions, GuidanceInTwoPassesGivesTheSame) {
+  const ExecutionOptions two = {.guidance_passes = 2};
+  const at::Tensor keyframes = KeyframeStage(Model()).Run(Request(1));
+  EXPECT_LT((KeyframeStage(Model(), two).Run(Request(1)) - keyframes).abs().max().item<double>(),
+            1e-4);
+  const at::Tensor clip = InterpolationStage(Model()).Run(keyframes, Request(1));
+  EXPECT_LT((InterpolationStage(Model(), two).Run(keyframes, Request(1)) - clip)
+                .abs()
+                .max()
+                .item<double>(),
+            1e-4);
+}
+
+TEST(ExecutionOptions, DecodingInLessMemoryGivesTheSame) {
+  const at::Tensor latents = at::randn({5, 4, 6, 4});
+  const auto decode = [&](const ExecutionOptions& options) {
+    std::vector<at::Tensor> chunks;
+    DecodingStage(Model(), options).Run(latents, {}, [&](int64_t, const at::Tensor& frames) {
+      chunks.push_back(frames.to(at::kInt));
+    });
+    return at::cat(chunks);
+  };
+  const at::Tensor whole = decode({});
+  for (const int64_t bytes : {int64_t{20000}, int64_t{400000}}) {
+    EXPECT_LE((decode({.decode_bytes = bytes}) - whole).abs().max().item<int>(), 1) << bytes;
+  }
+}
+
+}  // namespace
+}  // namespace kandinsky::model

@@ -1,0 +1,42 @@
+// The flags that say how a model is run: one table for every program that runs one. No LibTorch
+// here, so that a main that reads flags may include it; execution.h says what the values mean and
+// parses them.
+#ifndef KANDINSKY_WORKER_MODEL_EXECUTION_FLAGS_H_
+#define KANDINSKY_WORKER_MODEL_EXECUTION_FLAGS_H_
+
+#include <array>
+#include <map>
+#include <string>
+
+// FLAG(name, default, help) of every flag. All are text; ParseExecutionOptions checks them.
+// clang-format off
+#define KANDINSKY_EXECUTION_FLAGS(FLAG)                                                           \
+  FLAG(device, "auto", "auto (CUDA when there is one), cpu, cuda or cuda:N.")                     \
+  FLAG(dtype, "float32", "Type of the networks: float32, bfloat16 or float16.")                   \
+  FLAG(guidance_passes, "1",                                                                      \
+       "1, or 2: the halves of guidance one after the other. Half the memory of activations in "  \
+       "keyframes and interpolation; a little slower where the device has work enough.")          \
+  FLAG(decode_bytes, "model",                                                                     \
+       "Device memory that one layer of the decoder may take, in bytes or such as 2GB; model: as "\
+       "model.json says; 0: no limit. Less: fewer frames at once, then strips.")
+// clang-format on
+
+namespace kandinsky::model {
+
+struct ExecutionFlag {
+  const char* name;  // with underscores
+  const char* otherwise;
+  const char* help;
+};
+
+#define KANDINSKY_EXECUTION_FLAG_ENTRY(name, otherwise, help) ExecutionFlag{#name, otherwise, help},
+inline constexpr auto kExecutionFlags =
+    std::to_array<ExecutionFlag>({KANDINSKY_EXECUTION_FLAGS(KANDINSKY_EXECUTION_FLAG_ENTRY)});
+#undef KANDINSKY_EXECUTION_FLAG_ENTRY
+
+// What was given, by name; what is missing has its default.
+using ExecutionFlagValues = std::map<std::string, std::string>;
+
+}  // namespace kandinsky::model
+
+#endif  // KANDINSKY_WORKER_MODEL_EXECUTION_FLAGS_H_
