@@ -606,7 +606,9 @@ absl::StatusOr<CreateResult> InMemoryEngine::Create(const JobSpec& spec) {
   record.job.create_time = now;
   record.job.deadline = now + spec.timeout;
   if (!spec.request_id.empty()) requests_[request] = {id, PayloadDigest(spec)};
-  Publish(record, NewEvent(record, JobEvent::Type::kStateChanged));
+  JobEvent event = NewEvent(record, JobEvent::Type::kStateChanged);
+  event.notices = spec.notices;
+  Publish(record, std::move(event));
   Enqueue(record, now);
   result.job = record.job;
   return result;

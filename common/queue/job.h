@@ -112,6 +112,16 @@ struct VideoInfo {
   bool operator==(const VideoInfo&) const = default;
 };
 
+// What a client should know about its request although it is served.
+struct Notice {
+  std::string reason;  // UPPER_SNAKE, stable: UNKNOWN_WORDS
+  std::string field;   // of the request: "parameters.prompt"
+  std::string message;
+  std::vector<std::string> words;  // that the notice is about
+
+  bool operator==(const Notice&) const = default;
+};
+
 // What the frontend hands to JobStore::Create.
 struct JobSpec {
   std::string request_id;  // idempotency key, per tenant; empty: none
@@ -122,6 +132,7 @@ struct JobSpec {
   Priority priority = Priority::kInteractive;
   GenerationParameters parameters;
   absl::Duration timeout = absl::Hours(1);  // deadline = acceptance + timeout
+  std::vector<Notice> notices;              // the first event carries them, too
 };
 
 struct Job {
@@ -179,6 +190,7 @@ struct JobEvent {
   std::optional<Preview> preview;
   std::optional<JobError> error;
   std::optional<VideoInfo> video;
+  std::vector<Notice> notices;
 };
 
 // Ids of events of one job are decimal numbers, the sequence. True if `a` comes before `b`; ""

@@ -55,6 +55,30 @@ VideoInfo VideoFromRecord(const pb::VideoRecord& record) {
   return video;
 }
 
+// Record: one with a repeated field `notices`.
+template <typename Record>
+void NoticesToRecord(const std::vector<Notice>& notices, Record* record) {
+  for (const Notice& notice : notices) {
+    pb::NoticeRecord* out = record->add_notices();
+    out->set_reason(notice.reason);
+    out->set_field(notice.field);
+    out->set_message(notice.message);
+    for (const std::string& word : notice.words) out->add_words(word);
+  }
+}
+
+template <typename Record>
+std::vector<Notice> NoticesFromRecord(const Record& record) {
+  std::vector<Notice> notices;
+  for (const pb::NoticeRecord& notice : record.notices()) {
+    notices.push_back({notice.reason(),
+                       notice.field(),
+                       notice.message(),
+                       {notice.words().begin(), notice.words().end()}});
+  }
+  return notices;
+}
+
 }  // namespace
 
 std::string EncodeSpec(const JobSpec& spec) {
@@ -65,6 +89,7 @@ std::string EncodeSpec(const JobSpec& spec) {
   record.set_tenant(spec.tenant);
   record.set_priority(static_cast<int>(spec.priority));
   record.set_timeout_us(absl::ToInt64Microseconds(spec.timeout));
+  NoticesToRecord(spec.notices, &record);
   pb::ParametersRecord* parameters = record.mutable_parameters();
   parameters->set_prompt(p.prompt);
   parameters->set_negative_prompt(p.negative_prompt);
@@ -96,6 +121,7 @@ absl::StatusOr<JobSpec> DecodeSpec(std::string_view bytes) {
   spec.tenant = record.tenant();
   spec.priority = static_cast<Priority>(record.priority());
   spec.timeout = absl::Microseconds(record.timeout_us());
+  spec.notices = NoticesFromRecord(record);
   GenerationParameters& p = spec.parameters;
   p.prompt = parameters.prompt();
   p.negative_prompt = parameters.negative_prompt();
@@ -183,6 +209,7 @@ std::string EncodeDetails(const EventDetailsValue& details) {
     record.mutable_preview()->set_height(details.preview->height);
   }
   if (details.video) VideoToRecord(*details.video, record.mutable_video());
+  NoticesToRecord(details.notices, &record);
   return record.SerializeAsString();
 }
 
@@ -236,6 +263,7 @@ absl::StatusOr<JobEvent> DecodeEvent(std::string_view text) {
         Preview{details.preview().png(), details.preview().width(), details.preview().height()};
   }
   if (details.has_video()) event.video = VideoFromRecord(details.video());
+  event.notices = NoticesFromRecord(details);
   return event;
 }
 

@@ -37,6 +37,7 @@ struct EventDetailsValue {
   std::optional<absl::Duration> eta;
   std::optional<Preview> preview;
   std::optional<VideoInfo> video;
+  std::vector<Notice> notices;
 };
 std::string EncodeDetails(const EventDetailsValue& details);
 

@@ -27,6 +27,14 @@ absl::Status Unexpected(const RedisScript& script, const RedisValue& reply) {
   return absl::InternalError(absl::StrCat(script.name, ": unexpected reply ", Word(reply)));
 }
 
+// What the event that accepts the job carries beside its state; "" for nothing.
+std::string FirstEventDetails(const JobSpec& spec) {
+  if (spec.notices.empty()) return "";
+  EventDetailsValue details;
+  details.notices = spec.notices;
+  return EncodeDetails(details);
+}
+
 }  // namespace
 
 absl::StatusOr<RedisValue> RedisJobStore::TryCreate(const RedisCommand& arguments) {
@@ -62,7 +70,8 @@ absl::StatusOr<CreateResult> RedisJobStore::Create(const JobSpec& spec) {
                                std::to_string(static_cast<int>(spec.priority)),
                                std::to_string(absl::ToInt64Microseconds(timeout)),
                                spec.request_id,
-                               PayloadDigest(spec)};
+                               PayloadDigest(spec),
+                               FirstEventDetails(spec)};
   // The job that holds the request id may be deleted while we look at it.
   for (int tries = 0; tries < 3; ++tries) {
     absl::StatusOr<RedisValue> reply = TryCreate(arguments);

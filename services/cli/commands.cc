@@ -336,6 +336,9 @@ class Session {
       env_.out << "{\"job\":" << ToJson(job) << "}\n";
     } else {
       env_.out << job.id() << "\n";
+      for (const v1::Notice& notice : job.notices()) {
+        env_.err << "note: " << Printable(notice.message()) << "\n";
+      }
     }
     return kExitOk;
   }
@@ -367,6 +370,7 @@ class Session {
     }
     line("prompt", Printable(p.prompt()));
     line("negative", Printable(p.negative_prompt()));
+    for (const v1::Notice& notice : job.notices()) line("note", Printable(notice.message()));
     line("video",
          absl::StrFormat("%s, %dx%d, %g fps, %s, model %s", LowerName(p.level()), p.width(),
                          p.height(), p.fps(), LowerName(p.format()), p.model()));

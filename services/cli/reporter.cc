@@ -23,6 +23,23 @@ std::string Lower(absl::string_view name, absl::string_view prefix) {
   return absl::StrReplaceAll(absl::AsciiStrToLower(name), {{"_", "-"}});
 }
 
+// Tells a person once what a job's notices say: the job and its first event both carry them.
+class NoticeReporter : public Reporter {
+ protected:
+  // Message: a job or an event.
+  template <typename Message>
+  void ShowNotices(const Message& message) {
+    if (shown_ || message.notices().empty()) return;
+    shown_ = true;
+    for (const v1::Notice& notice : message.notices()) {
+      OnNote(absl::StrCat("note: ", Printable(notice.message())));
+    }
+  }
+
+ private:
+  bool shown_ = false;
+};
+
 std::string Rounded(const google::protobuf::Duration& duration) {
   return absl::FormatDuration(absl::Seconds(duration.seconds() + (duration.nanos() >= 500000000)));
 }
@@ -53,11 +70,15 @@ class QuietReporter : public Reporter {
   void Close() override {}
 };
 
-class LineReporter : public Reporter {
+class LineReporter : public NoticeReporter {
  public:
   explicit LineReporter(std::ostream& err) : err_(err) {}
-  void OnJob(const v1::Job& job) override { err_ << "job " << job.id() << "\n" << std::flush; }
+  void OnJob(const v1::Job& job) override {
+    err_ << "job " << job.id() << "\n" << std::flush;
+    ShowNotices(job);
+  }
   void OnEvent(const v1::JobEvent& event) override {
+    ShowNotices(event);
     // Progress within a stage: every tenth of the whole job.
     const int tenth = static_cast<int>(event.fraction() * 10);
     if (event.type() == v1::JobEvent::TYPE_PROGRESS && tenth == tenth_) return;
@@ -75,14 +96,18 @@ class LineReporter : public Reporter {
   int tenth_ = -1;
 };
 
-class TerminalReporter : public Reporter {
+class TerminalReporter : public NoticeReporter {
  public:
   TerminalReporter(std::ostream& err, int columns) : err_(err), columns_(std::max(columns, 20)) {}
   ~TerminalReporter() override { TerminalReporter::Close(); }
 
-  void OnJob(const v1::Job& job) override { OnNote(absl::StrCat("job ", job.id())); }
+  void OnJob(const v1::Job& job) override {
+    OnNote(absl::StrCat("job ", job.id()));
+    ShowNotices(job);
+  }
 
   void OnEvent(const v1::JobEvent& event) override {
+    ShowNotices(event);
     if (event.type() == v1::JobEvent::TYPE_PREVIEW) return;
     if (event.type() == v1::JobEvent::TYPE_RETRY) OnNote(Describe(event));
     std::string text = Describe(event);

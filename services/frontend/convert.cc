@@ -35,6 +35,18 @@ pb::VideoInfo VideoToProto(const VideoInfo& video) {
   return out;
 }
 
+// Message: one with a repeated field `notices`.
+template <typename Message>
+void NoticesToProto(const std::vector<Notice>& notices, Message& out) {
+  for (const Notice& notice : notices) {
+    pb::Notice* added = out.add_notices();
+    added->set_reason(notice.reason);
+    added->set_field(notice.field);
+    added->set_message(notice.message);
+    for (const std::string& word : notice.words) added->add_words(word);
+  }
+}
+
 pb::GenerationParameters ParametersToProto(const GenerationParameters& parameters) {
   pb::GenerationParameters out;
   out.set_prompt(parameters.prompt);
@@ -123,6 +135,7 @@ pb::Job ToProto(const Job& job) {
   if (job.error) *out.mutable_error() = ErrorToProto(*job.error);
   if (job.video) *out.mutable_video() = VideoToProto(*job.video);
   out.set_last_event_id(job.last_event_id);
+  NoticesToProto(job.spec.notices, out);
   return out;
 }
 
@@ -148,6 +161,7 @@ pb::JobEvent ToProto(const JobEvent& event) {
   }
   if (event.error) *out.mutable_error() = ErrorToProto(*event.error);
   if (event.video) *out.mutable_video() = VideoToProto(*event.video);
+  NoticesToProto(event.notices, out);
   return out;
 }
 
@@ -171,6 +185,7 @@ pb::Model ToProto(const ModelInfo& model, bool is_default) {
   out.set_max_prompt_characters(static_cast<int32_t>(model.prompt_characters_max));
   out.set_default_level(static_cast<pb::Level>(model.default_level));
   out.set_max_pixels(model.pixels_max);
+  for (const std::string& entry : model.vocabulary_entries) out.add_vocabulary(entry);
   return out;
 }
 

@@ -128,6 +128,30 @@ std::vector<LevelLimits> ReadLevels(Reader& reader, const json& model) {
   return levels;
 }
 
+std::vector<std::string> ReadVocabulary(Reader& reader, const json& model) {
+  std::vector<std::string> entries;
+  const auto found = model.find("vocabulary");
+  if (found == model.end()) return entries;
+  if (!found->is_array() || found->size() > Vocabulary::kMaxWords) {
+    reader.Complain("vocabulary",
+                    absl::StrCat("must be an array of at most ", Vocabulary::kMaxWords, " words"));
+    return entries;
+  }
+  for (const json& entry : *found) {
+    const std::string text = entry.is_string() ? entry.get<std::string>() : "";
+    const std::optional<TextProperties> properties = InspectText(text);
+    if (!properties || properties->blank ||
+        properties->characters > static_cast<int64_t>(Vocabulary::kMaxWordCharacters)) {
+      reader.Complain(absl::StrCat("vocabulary[", entries.size(), "]"),
+                      absl::StrCat("must be a text of 1 to ", Vocabulary::kMaxWordCharacters,
+                                   " characters, not only blanks"));
+      break;
+    }
+    entries.push_back(text);
+  }
+  return entries;
+}
+
 }  // namespace
 
 const LevelLimits* ModelInfo::FindLevel(Level level) const {
@@ -177,6 +201,8 @@ absl::StatusOr<ModelInfo> ModelCatalog::Parse(const std::string& text, const std
     reader.Complain("defaults.level", "must be the name of one of the levels");
   }
   info.default_level = level.value_or(Level::kHigh);
+  info.vocabulary_entries = ReadVocabulary(reader, model);
+  info.vocabulary = Vocabulary(info.vocabulary_entries);
   if (!reader.status().ok()) return reader.status();
   return info;
 }

@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/queue/job.h"
+#include "common/spec/vocabulary.h"
 
 namespace kandinsky {
 
@@ -49,6 +50,8 @@ struct ModelInfo {
   int64_t negative_prompt_characters_max = 0;  // Unicode code points
   Level default_level = Level::kHigh;
   std::vector<LevelLimits> levels;
+  std::vector<std::string> vocabulary_entries;  // as model.json has them; empty: any text
+  Vocabulary vocabulary;
 
   const LevelLimits* FindLevel(Level level) const;
 };

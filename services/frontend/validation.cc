@@ -210,6 +210,22 @@ void CheckEnvelope(const CreateFields& fields, const CreateRules& rules, Violati
 
 }  // namespace
 
+namespace {
+
+// What to say of a text that passed all checks.
+void AddNotices(const char* field, const std::string& text, const ModelInfo& model, JobSpec& spec) {
+  std::vector<std::string> unknown = model.vocabulary.UnknownWords(text);
+  if (unknown.empty()) return;
+  Notice notice;
+  notice.reason = "UNKNOWN_WORDS";
+  notice.field = absl::StrCat("parameters.", field);
+  notice.message = UnknownWordsMessage(unknown);
+  notice.words = std::move(unknown);
+  spec.notices.push_back(std::move(notice));
+}
+
+}  // namespace
+
 grpc::Status MakeJobSpec(const CreateFields& fields, const CreateRules& rules,
                          Violations& violations, JobSpec& spec) {
   CheckEnvelope(fields, rules, violations, spec);
@@ -224,6 +240,8 @@ grpc::Status MakeJobSpec(const CreateFields& fields, const CreateRules& rules,
   if (model == nullptr) return ModelNotFound(parameters.model());
   spec.parameters = std::move(checker.out());
   spec.parameters.seed = parameters.has_seed() ? parameters.seed() : rules.choose_seed();
+  AddNotices("prompt", spec.parameters.prompt, *model, spec);
+  AddNotices("negative_prompt", spec.parameters.negative_prompt, *model, spec);
   return grpc::Status::OK;
 }
 

@@ -49,8 +49,8 @@ struct CreateRules {
   std::function<uint64_t()> choose_seed;
 };
 
-// Makes the spec of the job. The status is OK, INVALID_REQUEST with `violations`, or
-// MODEL_NOT_FOUND.
+// Makes the spec of the job, with a notice for words that the model does not know. The status is
+// OK, INVALID_REQUEST with `violations`, or MODEL_NOT_FOUND.
 grpc::Status MakeJobSpec(const CreateFields& fields, const CreateRules& rules,
                          Violations& violations, JobSpec& spec);
 

@@ -22,6 +22,7 @@
 #include <unistd.h>
 #include <csignal>
 
+#include "common/spec/vocabulary.h"
 #include "worker/media/video_encoder.h"
 #include "worker/model/error.h"
 #include "worker/model/pipeline.h"
@@ -196,6 +197,14 @@ class Reporter {
                  !terminal_ || last ? "\n" : "");
   }
 
+  void Note(const std::string& note) {
+    if (json_) {
+      std::puts(nlohmann::json{{"note", note}}.dump().c_str());
+    } else {
+      std::fprintf(stderr, "note: %s\n", note.c_str());
+    }
+  }
+
   void Result(const nlohmann::json& result) {
     if (json_) {
       std::puts(result.dump().c_str());
@@ -283,6 +292,11 @@ int Run(const Flags& flags) {
   at::set_num_threads(threads);
 
   Reporter reporter(flags.at("--json") == "true");
+  const kandinsky::Vocabulary vocabulary(config.vocabulary);
+  for (const std::string* text : {&request.prompt, &request.negative_prompt}) {
+    const std::vector<std::string> unknown = vocabulary.UnknownWords(*text);
+    if (!unknown.empty()) reporter.Note(kandinsky::UnknownWordsMessage(unknown));
+  }
   OutputFile file(*flags.at("--out"));
   auto encoder =
       media::VideoEncoder::Create(options, [&](std::string_view data) { return file.Write(data); });

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "common/spec/vocabulary.h"
 #include "worker/model/error.h"
 #include "worker/model/json_reader.h"
 
@@ -166,6 +167,23 @@ void CheckNetworks(const ModelConfig& config) {
   }
 }
 
+std::vector<std::string> ReadVocabulary(ObjectReader& reader) {
+  std::vector<std::string> words;
+  if (!reader.Has("vocabulary")) return words;
+  for (const nlohmann::json& word : reader.Array("vocabulary", 0, Vocabulary::kMaxWords)) {
+    const bool text = word.is_string();
+    // Four bytes a character at the most.
+    if (!text || word.get_ref<const std::string&>().empty() ||
+        word.get_ref<const std::string&>().size() > 4 * Vocabulary::kMaxWordCharacters) {
+      reader.Refuse("vocabulary", "a list of texts of 1 to " +
+                                      std::to_string(Vocabulary::kMaxWordCharacters) +
+                                      " characters");
+    }
+    words.push_back(word.get<std::string>());
+  }
+  return words;
+}
+
 }  // namespace
 
 int64_t ModelConfig::size_multiple() const {
@@ -321,6 +339,7 @@ ModelConfig ModelConfig::FromJson(const nlohmann::json& json) {
   defaults.Finish();
 
   config.tokenizer = ReadFileName(reader, "tokenizer", "spiece.model");
+  config.vocabulary = ReadVocabulary(reader);
   ObjectReader weights(reader.Object("weights"), reader.Path("weights"));
   config.weights.text_encoder = ReadSource(weights, "text_encoder");
   config.weights.projection = ReadSource(weights, "projection");
@@ -390,6 +409,7 @@ nlohmann::json ModelConfig::ToJson() const {
   json["decoding"] = {{"decoder", decoder == DecoderKind::kVideo ? "video" : "image"},
                       {"max_bytes", decode_max_bytes}};
   json["tokenizer"] = tokenizer;
+  if (!vocabulary.empty()) json["vocabulary"] = vocabulary;
   json["weights"] = {{"text_encoder", SourceToJson(weights.text_encoder)},
                      {"projection", SourceToJson(weights.projection)},
                      {"keyframe_unet", SourceToJson(weights.keyframe_unet)},

@@ -160,6 +160,9 @@ struct ModelConfig {
   DecoderKind decoder = DecoderKind::kImage;
   int64_t decode_max_bytes = 0;
   std::string tokenizer = "spiece.model";
+  // Words and names of the captions that the model was trained on, for Vocabulary
+  // (common/spec/vocabulary.h); empty: any text.
+  std::vector<std::string> vocabulary;
   WeightSources weights;
 
   // Width and height must be multiples of this: a latent cell's side times the deeper U-Net's total

@@ -1,7 +1,8 @@
 #!lua
 -- Accepts a job: admission, idempotency, record, first event and waiting place in one step.
 -- KEYS: none; the names of the job, its events, its request id and the queue come from keys.cc.
--- ARGV: 1 job id (fresh), 2 spec, 3 tenant, 4 priority, 5 timeout in us, 6 request id or '', 7 payload digest
+-- ARGV: 1 job id (fresh), 2 spec, 3 tenant, 4 priority, 5 timeout in us, 6 request id or '', 7 payload digest, 8 details of the
+-- first event
 -- Result: {'NEW', create time, deadline} | {'SAME', job id} | {'CONFLICT', job id}
 --         | {'FULL', us until a place should be free} | {'TENANT_FULL', us}
 -- Sent again with the same job id it changes nothing and gives the same result.
@@ -48,7 +49,7 @@ return function(ARGV)
   local j = {id = id, key = key, tn = tn, rk = rk, st = QUEUED, sg = '1', pr = ARGV[4], ws = '-', at = '1', fr = '0',
     vg = '0', f = {['1'] = '0', ['2'] = '0', ['3'] = '0'}, sb = '0', seq = '0', cx = '0', en = NOW, dl = deadline, le = '-',
     wk = '-', av = '-'}
-  publish(j, STATE_CHANGED)
+  publish(j, STATE_CHANGED, nil, ARGV[8])
   enqueue(j, NOW)
   save(j, 'tn', tn, 'rk', rk, 'spec', ARGV[2], 'to', ARGV[5], 'ct', NOW, 'dn', '')
   if rk ~= '' then call('SET', REQUEST(tn, rk), id .. ' ' .. ARGV[7]) end

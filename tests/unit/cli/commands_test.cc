@@ -521,6 +521,30 @@ TEST_F(CommandsTest, TerminalGetsAProgressBar) {
   EXPECT_EQ(result.out, Path("v") + "\n") << "standard output stays clean";
 }
 
+TEST(ReporterTest, NoticesAreSaidOnceToPeople) {
+  video::v1::Job job;
+  video::v1::Notice* notice = job.add_notices();
+  notice->set_message("what is a \x1b[31mdragonfly?");
+  video::v1::JobEvent event;
+  *event.add_notices() = *notice;
+  for (const ReportStyle style : {ReportStyle::kTerminal, ReportStyle::kLines}) {
+    std::ostringstream out, err;
+    const auto reporter = Reporter::Make(style, out, err, 80);
+    reporter->OnJob(job);
+    reporter->OnEvent(event);
+    reporter->Close();
+    const std::string text = err.str();
+    const size_t at = text.find("note: what is a  [31mdragonfly?\n");
+    EXPECT_NE(at, std::string::npos) << text;
+    EXPECT_EQ(text.find("note:", at + 1), std::string::npos) << text;
+    EXPECT_EQ(out.str(), "");
+  }
+  // A watcher sees no job, only events.
+  std::ostringstream out, err;
+  Reporter::Make(ReportStyle::kLines, out, err, 80)->OnEvent(event);
+  EXPECT_THAT(err.str(), HasSubstr("note: what"));
+}
+
 TEST(ReporterTest, TextHelpers) {
   EXPECT_EQ(Bar(0, 4), "[    ]");
   EXPECT_EQ(Bar(0.5, 4), "[=>  ]");

@@ -59,6 +59,9 @@ TEST(ModelCatalog, RefusesBadFilesByName) {
       {With("\"fps\": [15, 2]", "\"fps\": [15, 0]"), "levels[1].fps"},
       {With("\"frames\": 241", "\"frames\": -1"), "levels[2].frames"},
       {With("\"max\": 2000}, \"neg", "\"max\": 9000}, \"neg"), "limits.prompt_characters.max"},
+      {With("\"keyframes\": 16", "\"vocabulary\": \"panda\""), "vocabulary must be an array"},
+      {With("\"keyframes\": 16", "\"vocabulary\": [\"panda\", 7]"), "vocabulary[1]"},
+      {With("\"keyframes\": 16", "\"vocabulary\": [\" \"]"), "vocabulary[0]"},
   };
   for (const Case& c : cases) {
     const auto model = ModelCatalog::Parse(c.json, "model.json");

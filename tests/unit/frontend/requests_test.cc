@@ -506,6 +506,55 @@ TEST(Requests, EveryDefaultIsFilledInAndReturned) {
   EXPECT_EQ(job.deadline().seconds() - job.create_time().seconds(), 3600);
 }
 
+TEST(Requests, WordsThatTheModelDoesNotKnowAreSaid) {
+  std::string model = kTinyModel;
+  const std::string field = "\"keyframes\": 16";
+  model.replace(model.find(field), field.size(),
+                field + ", \"vocabulary\": [\"a\", \"red circle\", \"ёлка\"]");
+  TestFrontend frontend({}, {}, {}, model);
+  pb::ListModelsResponse models;
+  ASSERT_TRUE(frontend.stub->ListModels(Call().get(), {}, &models).ok());
+  EXPECT_THAT(models.models(0).vocabulary(), ElementsAre("a", "red circle", "ёлка"));
+
+  pb::Job job;
+  ASSERT_TRUE(frontend.stub->CreateJob(Call().get(), Good(), &job).ok());
+  EXPECT_EQ(job.notices_size(), 0);
+
+  pb::CreateJobRequest request = Good();
+  request.set_request_id("r");
+  request.mutable_parameters()->set_prompt("A red DRAGONFLY, a dragonfly");
+  request.mutable_parameters()->set_negative_prompt("елка рыба");
+  ASSERT_TRUE(frontend.stub->CreateJob(Call().get(), request, &job).ok());
+  ASSERT_EQ(job.notices_size(), 2);
+  EXPECT_EQ(job.notices(0).reason(), "UNKNOWN_WORDS");
+  EXPECT_EQ(job.notices(0).field(), "parameters.prompt");
+  EXPECT_THAT(job.notices(0).words(), ElementsAre("DRAGONFLY"));
+  EXPECT_THAT(job.notices(0).message(), HasSubstr("\"DRAGONFLY\""));
+  EXPECT_EQ(job.notices(1).field(), "parameters.negative_prompt");
+  EXPECT_THAT(job.notices(1).words(), ElementsAre("рыба"));
+  EXPECT_EQ(job.parameters().prompt(), "A red DRAGONFLY, a dragonfly") << "it goes on unchanged";
+
+  // Whoever comes later sees them, too: by the job, by its first event, by the same request again.
+  pb::GetJobRequest get;
+  get.set_job_id(job.id());
+  pb::Job again;
+  ASSERT_TRUE(frontend.stub->GetJob(Call().get(), get, &again).ok());
+  EXPECT_EQ(again.notices_size(), 2);
+  ASSERT_TRUE(frontend.stub->CreateJob(Call().get(), request, &again).ok());
+  EXPECT_EQ(again.id(), job.id());
+  EXPECT_EQ(again.notices_size(), 2);
+  auto context = Call();
+  pb::WatchJobRequest watch;
+  watch.set_job_id(job.id());
+  const auto reader = frontend.stub->WatchJob(context.get(), watch);
+  pb::JobEvent event;
+  ASSERT_TRUE(reader->Read(&event));
+  ASSERT_EQ(event.notices_size(), 2);
+  EXPECT_THAT(event.notices(0).words(), ElementsAre("DRAGONFLY"));
+  context->TryCancel();
+  reader->Finish();
+}
+
 TEST(Requests, LevelsBringTheirFpsAndGivenValuesStay) {
   struct Case {
     pb::Level level;

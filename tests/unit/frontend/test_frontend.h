@@ -96,7 +96,7 @@ inline bool Eventually(const std::function<bool()>& condition) {
 class TestFrontend {
  public:
   explicit TestFrontend(QueueOptions queue = {}, FrontendSettings settings = {},
-                        ServerOptions options = {})
+                        ServerOptions options = {}, const std::string& model_json = kTinyModel)
       : engine(std::move(queue)),
         jobs(&engine, &failures),
         tasks(&engine, &failures),
@@ -106,7 +106,7 @@ class TestFrontend {
     options.tick_period = absl::Milliseconds(20);
     options.housekeeping_period = absl::Milliseconds(20);
     settings.choose_seed = [this] { return next_seed.fetch_add(1); };
-    const auto model = ModelCatalog::Parse(kTinyModel, "test");
+    const auto model = ModelCatalog::Parse(model_json, "test");
     EXPECT_TRUE(model.ok()) << model.status();
     auto started = FrontendServer::Start(
         options, {.jobs = &jobs, .queue = &tasks, .videos = &videos, .feed = &engine},

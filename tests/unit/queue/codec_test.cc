@@ -30,8 +30,10 @@ TEST(CodecTest, SpecReadsBack) {
                      "tiny",
                      VideoFormat::kGif,
                      29.97};
+  spec.notices = {{"UNKNOWN_WORDS", "parameters.prompt", "größer?", {"größer", "Panda"}}, {}};
   auto got = DecodeSpec(EncodeSpec(spec));
   ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_EQ(got->notices, spec.notices);
   EXPECT_EQ(got->request_id, spec.request_id);
   EXPECT_EQ(got->payload_digest, spec.payload_digest);
   EXPECT_EQ(got->tenant, spec.tenant);

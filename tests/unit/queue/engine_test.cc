@@ -684,6 +684,24 @@ TEST_P(EngineTest, RequestIds) {
   EXPECT_EQ(create("a", "r1", "two").outcome, Outcome::kCreated);
 }
 
+TEST_P(EngineTest, NoticesStandInTheJobAndItsFirstEvent) {
+  JobSpec spec = Spec();
+  spec.notices = {{"UNKNOWN_WORDS", "parameters.prompt", "what?", {"dragonfly", "стрекоза"}}};
+  const auto created = jobs_->Create(spec);
+  ASSERT_TRUE(created.ok()) << created.status();
+  EXPECT_EQ(created->job.spec.notices, spec.notices);
+  const auto job = jobs_->Get(created->job.id);
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_EQ(job->spec.notices, spec.notices);
+  ASSERT_TRUE(jobs_->Cancel(job->id).ok());
+  const auto events = jobs_->ReadEvents(job->id, "", 100);
+  ASSERT_TRUE(events.ok()) << events.status();
+  ASSERT_EQ(events->size(), 2u);
+  EXPECT_EQ((*events)[0].notices, spec.notices);
+  EXPECT_EQ((*events)[0].state, JobState::kQueued);
+  EXPECT_TRUE((*events)[1].notices.empty());
+}
+
 TEST_P(EngineTest, Admission) {
   QueueOptions options;
   options.limits.max_unfinished_jobs = 3;
