@@ -4,6 +4,7 @@ arrives although the frontend dies on the way."""
 import argparse
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import tempfile
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from stack import free_port, wait_until  # noqa: E402
+from stack import STAGES, free_port, wait_until  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 OPTIONS = None
@@ -28,6 +29,11 @@ def processes_of(state_dir):
         except OSError:
             pass
     return found
+
+
+def environment(pid):
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        return dict(entry.split("=", 1) for entry in file.read().decode().split("\0") if "=" in entry)
 
 
 def read(path):
@@ -65,6 +71,10 @@ class CliTest(unittest.TestCase):
         self.assertEqual(done.returncode, check, done.stdout + done.stderr)
         return done.stdout
 
+    def ready_workers(self, stack):
+        server = json.loads(self.cli(stack, "status", "--json"))["server"]
+        return [stage.get("ready_workers") for stage in server["stages"]]
+
     def test_start_use_stop(self):
         stack = self.start("--admin")
         self.assertEqual(sorted(stack["pids"]), ["decoding", "frontend", "interpolation", "keyframes", "redis"])
@@ -101,6 +111,44 @@ class CliTest(unittest.TestCase):
         self.assertEqual(os.listdir(self.state), ["lock"])
         self.assertEqual(self.stack("status").returncode, 1)
         self.cli(stack, "get", job, check=4)
+
+    def test_several_workers_a_stage(self):
+        names = [f"{stage}-{i}" for stage in STAGES for i in range(2)]
+        stack = self.start("--workers", "2")
+        self.assertEqual(sorted(stack["pids"]), sorted([*names, "frontend", "redis"]))
+        self.assertEqual(sorted(os.listdir(os.path.join(self.state, "spill"))), sorted(names), "a folder for each")
+        wait_until(lambda: self.ready_workers(stack) == [2, 2, 2], "two of each stage are ready")
+        jobs = [self.cli(stack, "submit", f"ball {i}", "--level=low").strip() for i in range(4)]
+        for job in jobs:
+            self.cli(stack, "watch", job)
+        self.assertEqual(self.stack("stop", "--purge").returncode, 0)
+        self.assertEqual(processes_of(self.state), [])
+
+    def test_each_worker_gets_a_device(self):
+        os.environ["CUDA_VISIBLE_DEVICES"] = "3,5"
+        self.addCleanup(os.environ.pop, "CUDA_VISIBLE_DEVICES", None)
+        stack = self.start("--workers", "3")
+        for stage in STAGES:
+            seen = [environment(stack["pids"][f"{stage}-{i}"])["CUDA_VISIBLE_DEVICES"] for i in range(3)]
+            self.assertEqual(seen, ["3", "5", "3"])
+        self.assertEqual(environment(stack["pids"]["frontend"])["CUDA_VISIBLE_DEVICES"], "3,5", "as it was")
+        self.assertEqual(self.stack("stop").returncode, 0)
+        worker = os.path.join(self.dir, "worker")  # the simulated one knows no --device
+        with open(worker, "w", encoding="utf-8") as file:
+            file.write(f"""#!/bin/bash
+flags=()
+for flag; do [[ $flag == --device=* ]] || flags+=("$flag"); done
+exec {shlex.quote(os.path.abspath(OPTIONS.bin))}/kandinsky-sim-worker "${{flags[@]}}"
+""")
+        os.chmod(worker, 0o755)
+        stack = self.start("--workers", "2", "--device", "cpu", "--worker-binary", worker)
+        self.assertEqual(environment(stack["pids"]["decoding-1"])["CUDA_VISIBLE_DEVICES"], "3,5", "none is needed")
+
+    def test_workers_are_refused(self):
+        for extra in (["--workers", "0"], ["--workers", "65"], ["--workers", "2", "--device", "cuda:1"]):
+            done = self.stack("start", *extra)
+            self.assertEqual(done.returncode, 2, extra)
+            self.assertIn("must be", done.stderr)
 
     def test_a_stack_belongs_to_its_owner(self):
         owner = subprocess.Popen(["sleep", "600"])
