@@ -36,6 +36,7 @@ PARTS = {
     "worker_main": ("worker", "base config metrics latent queue queue_redis transport media model runtime stages",
                     "absl prometheus grpc"),
     "training": ("training", "base metrics media model", "absl prometheus torch sentencepiece json"),
+    "cuda_headers": ("cmake/cuda_headers", "", ""),
     "tests": ("tests", "*", "*"),
 }
 # The main of a part may include these parts, too: it chooses implementations.

@@ -3,6 +3,7 @@ target_sources(kandinsky_model PRIVATE
   checkpoint/index.cc
   checkpoint/load.cc
   checkpoint/mapped_file.cc
+  checkpoint/parallel_read.cc
   checkpoint/pickle.cc
   checkpoint/safetensors.cc
   checkpoint/shape.cc

@@ -8,6 +8,7 @@
 #include "worker/model/checkpoint/load.h"
 #include "worker/model/checkpoint/tensor_source.h"
 #include "worker/model/error.h"
+#include "worker/model/frame_delivery.h"
 #include "worker/model/interpolation.h"
 #include "worker/model/pipeline_parts.h"
 
@@ -317,18 +318,24 @@ void DecodingStage::Run(const at::Tensor& latents, const StageHooks& hooks,
                         const std::function<void(int64_t first, const at::Tensor& frames)>& sink,
                         int64_t first_frame) {
   CheckVideo("latents", latents, impl_->config.movq.z_channels);
-  DecodeChunks(
-      *impl_->movq, impl_->execution.placement.device, latents,
-      DecodeBound(impl_->config, impl_->execution), hooks.cancelled,
-      [&](int64_t first, const at::Tensor& decoded) {
-        const at::Tensor frames = ToPixels(decoded).to(at::kCPU);  // uint8 [n, H, W, 3]
-        if (hooks.progress) {
-          hooks.progress(
-              {.pass = 0, .passes = 1, .step = first + frames.size(0), .steps = latents.size(0)});
-        }
-        sink(first, frames);
-      },
-      first_frame);
+  FrameDelivery delivery([&](int64_t first, const at::Tensor& frames) {  // uint8 [n, H, W, 3]
+    if (hooks.progress) {
+      hooks.progress(
+          {.pass = 0, .passes = 1, .step = first + frames.size(0), .steps = latents.size(0)});
+    }
+    sink(first, frames);
+  });
+  try {
+    DecodeChunks(
+        *impl_->movq, impl_->execution.placement.device, latents,
+        DecodeBound(impl_->config, impl_->execution), hooks.cancelled,
+        [&](int64_t first, const at::Tensor& decoded) { delivery.Push(first, ToPixels(decoded)); },
+        first_frame);
+  } catch (...) {
+    delivery.Flush();  // what was decoded before
+    throw;
+  }
+  delivery.Flush();
 }
 
 const ModelConfig& DecodingStage::config() const { return impl_->config; }

@@ -127,7 +127,10 @@ class DecodingStage {
 
   // Decodes latents [T, 4, h, w] chunk by chunk, in order. `sink` gets the index of the first frame
   // of the chunk and uint8 [n, H, W, 3] on the CPU (contiguous). Starts at frame `first_frame`,
-  // which must be a chunk border (0, or a number that a sink saw as first + n).
+  // which must be a chunk border (0, or a number that a sink saw as first + n). On a device that is
+  // not the CPU a chunk is handed over while the next one is computed (frame_delivery.h), so
+  // `cancelled` is asked once before the chunk ahead; what had been decoded when the run ends early
+  // is still handed over.
   void Run(const at::Tensor& latents, const StageHooks& hooks,
            const std::function<void(int64_t first, const at::Tensor& frames)>& sink,
            int64_t first_frame = 0);

@@ -27,7 +27,6 @@ class ShardedSource : public TensorSource {
   // Reads the index alone: tensor name -> shard's file name.
   static std::map<std::string, std::string> ParseIndex(const MappedFile& index);
 
- protected:
   at::Tensor View(const std::string& name) const override;
   void Release(const std::string& name) const override;
 

@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "worker/model/checkpoint/parallel_read.h"
 #include "worker/model/checkpoint/shape.h"
 #include "worker/model/error.h"
 
@@ -119,11 +120,17 @@ std::string DescribeMismatch(const torch::nn::Module& module, const TensorSource
 void LoadInto(torch::nn::Module& module, const TensorSource& source, const LoadOptions& options) {
   const Plan plan = MakePlan(module, source, options);
   if (!plan.fits()) throw ModelError(ModelError::Kind::kDataLoss, Describe(plan, source));
+  std::vector<ReadJob> jobs;
   for (const Plan::Step& step : plan.steps) {
-    ReplaceStorage(step.tensor,
-                   source.Read(step.stored, options.dtype.value_or(step.tensor.scalar_type()),
-                               options.device));
+    jobs.push_back({step.stored, options.dtype.value_or(step.tensor.scalar_type()),
+                    step.tensor.suggest_memory_format()});
   }
+  ReadTensors(
+      source, jobs,
+      {.device = options.device,
+       .threads = options.threads,
+       .staging_bytes = options.staging_bytes},
+      [&plan](size_t i, const at::Tensor& value) { ReplaceStorage(plan.steps[i].tensor, value); });
 }
 
 void ReplaceStorage(at::Tensor tensor, const at::Tensor& value) {

@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
@@ -30,12 +31,16 @@ struct LoadOptions {
   // Type of all floating-point parameters afterwards; nullopt: each parameter's own.
   std::optional<at::ScalarType> dtype;
   at::Device device = at::kCPU;
+  // Of reading: see ParallelReadOptions (parallel_read.h).
+  int threads = 0;
+  int64_t staging_bytes = int64_t{64} << 20;
 };
 
 // Every parameter of `module` gets its tensor from `source`, as options.dtype on options.device; so
 // does every buffer that the checkpoint holds. Parameters may be on the meta device (then they are
-// materialised one by one) or real (then their memory is replaced). Peak host memory is the
-// module's own, if it is on the CPU, plus about the largest tensor.
+// materialised) or real (then their memory is replaced). Several threads read (parallel_read.h);
+// peak host memory is the module's own, if it is on the CPU, plus about the largest tensor a
+// thread, and options.staging_bytes for a device.
 //
 // Names and shapes are all compared before the first byte is read: throws one ModelError::kDataLoss
 // that lists what is missing, unexpected and mis-shaped, in order, and leaves the module untouched.

@@ -35,7 +35,6 @@ class SafetensorsFile : public TensorSource {
   // is plausible and it starts with a brace).
   static bool LooksLike(const MappedFile& file);
 
- protected:
   at::Tensor View(const std::string& name) const override;
   void Release(const std::string& name) const override;
 

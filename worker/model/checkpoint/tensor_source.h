@@ -58,14 +58,12 @@ class TensorSource {
   at::Tensor Read(const std::string& name, std::optional<at::ScalarType> dtype = std::nullopt,
                   at::Device device = at::kCPU) const;
 
- protected:
-  // A tensor over the mapped file (read-only memory, any strides) that keeps the mapping alive.
+  // For readers of many tensors (parallel_read.h), which know that the name is there. View: a
+  // tensor over the mapped file (read-only memory, any strides) that keeps the mapping alive.
   virtual at::Tensor View(const std::string& name) const = 0;
   // Lets the system drop the pages under `name` from this process; they are read again when
   // touched.
   virtual void Release(const std::string& name) const = 0;
-
-  friend class ShardedSource;
 };
 
 // Opens a checkpoint and finds out by its content what it is:

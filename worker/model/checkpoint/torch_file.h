@@ -25,7 +25,6 @@ class TorchFile : public TensorSource {
   std::vector<std::string> Names() const override;
   const TensorMeta* Find(const std::string& name) const override;
 
- protected:
   at::Tensor View(const std::string& name) const override;
   void Release(const std::string& name) const override;
 
