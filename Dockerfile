@@ -3,8 +3,9 @@
 #   docker build --target frontend -t kandinsky-frontend .     the public API and the command line; no LibTorch
 #   docker build --target worker   -t kandinsky-worker .       all three stages; --stage picks one
 #
-# LibTorch is what `pip` finds for torch in deploy/local/requirements.txt. PIP_INDEX_URL or PIP_EXTRA_INDEX_URL (build
-# arguments) choose between builds for CPU and for CUDA. Settings: KANDINSKY_<FLAG> in the environment, see README.md.
+# Build arguments of the workers: TORCH=auto|cpu|cuda chooses the build of LibTorch as deploy/local/setup --torch does; cpu
+# needs an index that offers it (PIP_EXTRA_INDEX_URL or PIP_INDEX_URL). Neither needs a CUDA toolkit or a GPU to build, and
+# both images run without a GPU. Sizes: docs/operations.md. Settings: KANDINSKY_<FLAG> in the environment, see README.md.
 
 FROM debian:12-slim AS source
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
@@ -19,10 +20,11 @@ RUN apt-get update \
 # --- frontend and command line: no LibTorch anywhere
 FROM source AS frontend-build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-COPY deploy/local/requirements.txt deploy/local/requirements.txt
+COPY deploy/local/locked/common.txt deploy/local/locked/common.txt
+# Of the Python packages it needs one, for its .proto files.
 RUN python3 -m venv build/venv \
-    && grep '^googleapis-common-protos==' deploy/local/requirements.txt \
-       | xargs build/venv/bin/python -m pip install --no-cache-dir
+    && grep '^googleapis-common-protos===' deploy/local/locked/common.txt >build/requirements.txt \
+    && build/venv/bin/python -m pip install --no-cache-dir --no-deps --require-hashes -r build/requirements.txt
 COPY . .
 RUN cmake --preset release -DKANDINSKY_WITH_TORCH=OFF -DKANDINSKY_BUILD_TESTS=OFF \
     && cmake --build --preset release --target kandinsky-frontend kandinsky \
@@ -31,19 +33,18 @@ RUN cmake --preset release -DKANDINSKY_WITH_TORCH=OFF -DKANDINSKY_BUILD_TESTS=OF
 # --- workers
 FROM source AS worker-build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+ARG TORCH=auto
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 COPY deploy/local deploy/local
-RUN deploy/local/setup
+# What pip downloaded would lie in the cache for nobody.
+RUN PIP_NO_CACHE_DIR=1 deploy/local/setup --torch "$TORCH"
 COPY . .
 RUN cmake --preset release -DKANDINSKY_BUILD_TESTS=OFF \
     && cmake --build --preset release --target kandinsky-worker kandinsky-train kandinsky \
     && strip build/release/bin/kandinsky-worker build/release/bin/kandinsky-train build/release/bin/kandinsky
-# LibTorch's libraries at the path that the binaries know.
-RUN mkdir -p /image/opt/kandinsky \
-    && packages="$(echo build/venv/lib/python3*/site-packages)" \
-    && cp -r --parents "$packages/torch/lib" /image/opt/kandinsky/ \
-    && if [ -d "$packages/nvidia" ]; then cp -r --parents "$packages/nvidia" /image/opt/kandinsky/; fi
+# Of LibTorch and NVIDIA's packages only what the programs load, at the paths that the programs know.
+RUN deploy/image/libraries --venv build/venv --copy /image build/release/bin/kandinsky-worker build/release/bin/kandinsky-train
 
 # --- images
 FROM debian:12-slim AS runtime
@@ -85,6 +86,8 @@ COPY models/tiny /models/tiny
 COPY --from=worker-build /opt/kandinsky/build/release/bin/kandinsky-worker /usr/local/bin/
 COPY --from=worker-build /opt/kandinsky/build/release/bin/kandinsky-train /usr/local/bin/
 COPY --from=worker-build /opt/kandinsky/build/release/bin/kandinsky /usr/local/bin/
+# NVIDIA's container runtime gives the driver's libraries for computing.
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ENV KANDINSKY_LISTEN=0.0.0.0:50061 \
     KANDINSKY_METRICS_LISTEN=0.0.0.0:9090 \
     KANDINSKY_MODEL_DIRS=/models/tiny \

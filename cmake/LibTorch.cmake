@@ -6,12 +6,15 @@
 #   kandinsky_torch_cuda   the same for files that call CUDA themselves. Defines KANDINSKY_WITH_CUDA to 1 or 0. With a
 #                          CUDA wheel it adds the headers and the runtime library of the nvidia packages (cuda_runtime.h,
 #                          cublas, nccl) and, where NCCL is among them, USE_C10D_NCCL; with a CPU wheel nothing else.
+#                          The packages nvidia-cuda-crt and nvidia-cuda-cccl, which pip does not bring along and
+#                          deploy/local/setup does, complete the headers; without them cmake/cuda_headers stands in, and
+#                          NCCL is left out.
 #   KANDINSKY_TORCH_CUDA   TRUE for a CUDA wheel; a result, not an option
 #   KANDINSKY_TORCH_BUILD  the wheel's version with its variant, for example 2.13.0+cpu
 #
 # Stops with an error that says what to do when the environment has no LibTorch, another version than the pinned one, or
 # a build that this compiler's std::string does not fit.
-set(_libtorch_pins "${CMAKE_SOURCE_DIR}/deploy/local/requirements.txt")
+set(_libtorch_pins "${CMAKE_CURRENT_LIST_DIR}/../deploy/local/requirements.txt")
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${_libtorch_pins}")
 file(STRINGS "${_libtorch_pins}" _pin REGEX "^torch==")
 string(REGEX REPLACE "^torch==([0-9.]+).*" "\\1" _pin "${_pin}")
@@ -109,6 +112,8 @@ if(KANDINSKY_TORCH_CUDA)
   file(GLOB _cuda_lib_dirs "${_packages}/nvidia/*/lib")
   file(GLOB _cuda_runtime "${_packages}/nvidia/*/lib/libcudart.so.*")
   file(GLOB _cuda_headers "${_packages}/nvidia/*/include/cuda_runtime_api.h")
+  file(GLOB _crt_headers "${_packages}/nvidia/*/include/crt/host_defines.h")
+  file(GLOB _cccl_headers "${_packages}/nvidia/*/include/nv/target")
   file(GLOB _nccl_headers "${_packages}/nvidia/nccl/include/nccl.h")
   list(LENGTH _cuda_runtime _count)
   if(NOT _cuda_headers OR NOT _count EQUAL 1)
@@ -122,20 +127,19 @@ if(KANDINSKY_TORCH_CUDA)
   add_library(kandinsky_libcudart SHARED IMPORTED)
   get_filename_component(_soname "${_cuda_runtime}" NAME)
   set_target_properties(kandinsky_libcudart PROPERTIES IMPORTED_LOCATION "${_cuda_runtime}" IMPORTED_SONAME "${_soname}")
-  foreach(_header IN LISTS _cuda_headers)
-    get_filename_component(_dir "${_header}" DIRECTORY)
-    target_include_directories(kandinsky_torch_cuda SYSTEM INTERFACE "${_dir}")
-  endforeach()
-  # Their folder crt belongs to nvcc's package, which LibTorch does not need; code for the host gets by with ours.
-  file(GLOB _cuda_crt "${_packages}/nvidia/*/include/crt/host_defines.h")
-  if(NOT _cuda_crt)
+  get_filename_component(_dir "${_cuda_headers}" DIRECTORY)
+  target_include_directories(kandinsky_torch_cuda SYSTEM INTERFACE "${_dir}")
+  if(NOT _crt_headers)
+    # LibTorch does not need their folder crt, so pip does not bring it; code for the host gets by with ours.
     target_include_directories(kandinsky_torch_cuda SYSTEM INTERFACE "${CMAKE_CURRENT_LIST_DIR}/cuda_headers")
   endif()
   target_link_libraries(kandinsky_torch_cuda INTERFACE kandinsky_libcudart)
   target_compile_definitions(kandinsky_torch_cuda INTERFACE KANDINSKY_WITH_CUDA=1)
-  if(_nccl_headers)
+  if(_nccl_headers AND _crt_headers AND _cccl_headers)
     target_include_directories(kandinsky_torch_cuda SYSTEM INTERFACE "${_packages}/nvidia/nccl/include")
     target_compile_definitions(kandinsky_torch_cuda INTERFACE USE_C10D_NCCL)
+  else()
+    message(STATUS "Training on several GPUs needs NCCL's headers and the packages nvidia-cuda-crt and nvidia-cuda-cccl, which deploy/local/setup installs: built without it")
   endif()
   message(STATUS "LibTorch ${KANDINSKY_TORCH_BUILD} for CUDA ${_cuda_version}: ${_torch}")
 else()
