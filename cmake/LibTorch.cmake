@@ -101,6 +101,9 @@ list(JOIN _targets "," _targets)
 add_library(kandinsky_torch INTERFACE)
 target_link_libraries(kandinsky_torch INTERFACE kandinsky_flags "$<LINK_LIBRARY:kandinsky_loaded,${_targets}>")
 target_link_options(kandinsky_torch INTERFACE LINKER:--as-needed)
+# No program spins without bound, whoever links it: worker/process/bounded_spin.h.
+target_link_libraries(kandinsky_torch INTERFACE kandinsky_bounded_spin)
+target_link_options(kandinsky_torch INTERFACE LINKER:--undefined=kandinsky_bounded_spin)
 target_include_directories(kandinsky_torch SYSTEM INTERFACE "${_torch}/include" "${_torch}/include/torch/csrc/api/include")
 # What the wheel was built with and its headers ask for.
 target_compile_definitions(kandinsky_torch INTERFACE USE_C10D_GLOO USE_DISTRIBUTED USE_RPC USE_TENSORPIPE)
