@@ -309,19 +309,6 @@ int Run(const StageFactory& factory) {
     }
   });
 
-  const absl::Time load_start = clock.Now();
-  const absl::Status loaded = (*runner)->Load();
-  loading = false;
-  if (!loaded.ok()) {
-    readiness.Set(WorkerState::kFailed, std::string(loaded.message()));
-    while (!drain.WaitFor(absl::Hours(1))) {
-    }
-    heartbeat.Stop();
-    return 1;
-  }
-  worker_metrics.ModelLoaded(clock.Now() - load_start);
-  readiness.Set(WorkerState::kReady);
-
   TaskRunner tasks(
       {.queue = &queue,
        .videos = &(*engine)->video_store(),
@@ -333,9 +320,29 @@ int Run(const StageFactory& factory) {
        .clock = &clock,
        .wall = Clock::Real()},
       {.address = address, .checkpoint_interval = absl::GetFlag(FLAGS_checkpoint_interval)});
-  Claimer claimer(&queue, &tasks, &drain, {.worker_id = settings->worker_id, .stage = stage});
+  absl::Status loaded;  // written by the claimer's thread, read after Join
+  const auto load = [&] {
+    const absl::Time load_start = clock.Now();
+    loaded = (*runner)->Load();
+    loading = false;
+    if (!loaded.ok()) {
+      readiness.Set(WorkerState::kFailed, std::string(loaded.message()));
+      return false;
+    }
+    worker_metrics.ModelLoaded(clock.Now() - load_start);
+    readiness.Set(WorkerState::kReady);
+    return true;
+  };
+  Claimer claimer(&queue, &tasks, &drain,
+                  {.worker_id = settings->worker_id, .stage = stage, .prepare = load});
   claimer.Start();
   claimer.Join();
+  if (!loaded.ok()) {
+    while (!drain.WaitFor(absl::Hours(1))) {
+    }
+    heartbeat.Stop();
+    return 1;
+  }
 
   Linger(**latents, drain);
   (*server)->Shutdown(std::clamp(drain.TimeLeft(), absl::ZeroDuration(), absl::Seconds(5)));

@@ -6,8 +6,8 @@
 //   2. store (it need not be reachable yet), latents found in --spill_dir, metrics endpoint, gRPC
 //   server: from here on
 //      latents of an earlier life are served; --port_file is written
-//   3. LOADING: the stage loads its models. An error makes the worker FAILED: it stays, shows the
-//   reason and serves latents,
+//   3. LOADING: the stage loads its models, on the thread that will run its tasks. An error makes
+//   the worker FAILED: it stays, shows the reason and serves latents,
 //      until it is told to stop, and exits with status 1
 //   4. READY: tasks are claimed and run
 //   5. first SIGTERM or SIGINT, DRAINING: no more claims; the task at hand is finished, or saved

@@ -27,6 +27,7 @@ void Claimer::Join() {
 }
 
 void Claimer::Loop() {
+  if (options_.prepare && !options_.prepare()) return;
   constexpr absl::Duration kShortest = absl::Milliseconds(100);
   constexpr absl::Duration kLongest = absl::Seconds(2);
   absl::BitGen random;

@@ -1,4 +1,5 @@
-// The worker's main loop: claim a task, run it, again, until a drain begins.
+// The worker's main loop: prepare, then claim a task, run it, again, until a drain begins. All of
+// it on one thread: what computes has one OpenMP team.
 #ifndef KANDINSKY_WORKER_RUNTIME_CLAIMER_H_
 #define KANDINSKY_WORKER_RUNTIME_CLAIMER_H_
 
@@ -19,6 +20,9 @@ class Claimer {
     std::string worker_id;
     Stage stage = Stage::kKeyframes;
     absl::Duration max_wait = absl::Seconds(1);  // of one claim; bounds how late a drain is noticed
+    // Called first on the claimer's thread (loads the models); false: nothing is ever claimed. May
+    // be empty.
+    std::function<bool()> prepare = {};
   };
 
   // All must outlive it.
@@ -31,7 +35,7 @@ class Claimer {
   void Start();
   // Begins a drain in a hurry unless one has begun, and waits for the task at hand. Idempotent.
   void Stop();
-  // Waits for the end of a drain that has begun.
+  // Waits for the end of the loop: of a drain, or until prepare has said false.
   void Join();
 
  private:

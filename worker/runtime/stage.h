@@ -53,7 +53,8 @@ class StageRunner {
   virtual Stage stage() const = 0;
   // Names of the models that this process has loaded.
   virtual std::vector<std::string> models() const = 0;
-  // Loads weights; called once, before Run. The status text is what readiness FAILED shows.
+  // Loads weights; called once, before Run and from the thread that will call it. The status text
+  // is what readiness FAILED shows.
   virtual absl::Status Load() = 0;
   // Runs one task; blocks. Status codes: INVALID_ARGUMENT, FAILED_PRECONDITION, DATA_LOSS of the
   // model: permanent; RESOURCE_EXHAUSTED: out of memory; CANCELLED: ShouldStop; anything else:

@@ -284,6 +284,37 @@ TEST(ClaimerTest, WorkersComeAndGoAndEveryJobHasItsVideo) {
   }
 }
 
+// Where models are loaded, tasks run: a thread that computes has an OpenMP team of its own.
+TEST(ClaimerTest, PreparesOnTheThreadThatRunsTasks) {
+  World world;
+  const std::string id = world.Create(world.Spec());
+  std::thread::id prepared, ran;
+  SimulatedStageOptions options;
+  options.work = [&](absl::Duration) { ran = std::this_thread::get_id(); };
+  TestWorker worker(&world, Stage::kKeyframes, "k", options);
+  Claimer claimer(&world.queue, worker.tasks.get(), &worker.drain,
+                  {.worker_id = "k", .stage = Stage::kKeyframes, .prepare = [&] {
+                     prepared = std::this_thread::get_id();
+                     return true;
+                   }});
+  claimer.Start();
+  WaitUntil([&] { return world.Get(id).stage == Stage::kInterpolation; });
+  claimer.Stop();
+  EXPECT_NE(prepared, std::thread::id());
+  EXPECT_EQ(prepared, ran);
+}
+
+TEST(ClaimerTest, ClaimsNothingIfItCannotPrepare) {
+  World world;
+  const std::string id = world.Create(world.Spec());
+  TestWorker worker(&world, Stage::kKeyframes, "k");
+  Claimer claimer(&world.queue, worker.tasks.get(), &worker.drain,
+                  {.worker_id = "k", .stage = Stage::kKeyframes, .prepare = [] { return false; }});
+  claimer.Start();
+  claimer.Join();
+  EXPECT_EQ(world.Get(id).state, JobState::kQueued);
+}
+
 TEST(ClaimerTest, SurvivesAStoreThatIsAwayAtTheStart) {
   World world;
   const std::string id = world.Create(world.Spec());
