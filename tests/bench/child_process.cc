@@ -52,6 +52,13 @@ bool ChildProcess::Running() {
   return false;
 }
 
+int ChildProcess::Wait() {
+  if (pid_ < 0) return -1;
+  int status = 0;
+  const pid_t ended = waitpid(std::exchange(pid_, -1), &status, 0);
+  return ended > 0 && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
 void ChildProcess::Signal(int number) {
   if (pid_ > 0) kill(pid_, number);
 }

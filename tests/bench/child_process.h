@@ -24,6 +24,8 @@ class ChildProcess {
   // May be called again after Kill or an exit.
   absl::Status Start();
   bool Running();
+  // Waits until it has ended; its exit status, -1 if a signal ended it or none was running.
+  int Wait();
   // kill -9, and waits until it is gone.
   void Kill();
   void Signal(int number);

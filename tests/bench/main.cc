@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/bench/bench_clips.h"
 #include "tests/bench/bench_queue.h"
 #include "tests/bench/bench_soak.h"
 #include "tests/bench/bench_watch.h"
@@ -17,6 +18,10 @@ struct Command {
 };
 
 constexpr Command kCommands[] = {
+    {"contention", "one, two and three clips at once on this machine",
+     kandinsky::bench::RunContention},
+    {"service", "a clip through the whole service, beside kandinsky-local",
+     kandinsky::bench::RunService},
     {"queue", "tasks a second through the job engine, beside the limit of Redis",
      kandinsky::bench::RunQueue},
     {"soak", "many jobs through workers that are killed all the time", kandinsky::bench::RunSoak},
@@ -32,7 +37,7 @@ int main(int argc, char** argv) {
   }
   std::fputs("usage: kandinsky-bench COMMAND [FLAGS]\n\n", stderr);
   for (const Command& command : kCommands) {
-    std::fprintf(stderr, "  %-6s %s\n", command.name, command.what);
+    std::fprintf(stderr, "  %-10s %s\n", command.name, command.what);
   }
   return 2;
 }
