@@ -2,8 +2,10 @@
 target_sources(kandinsky_model PRIVATE
   denoising.cc
   diffusion.cc
+  flop_counter.cc
   interpolation.cc
   layers.cc
+  meta_kernels.cc
   mfi.cc
   norm.cc
   norm_kernel.cc
