@@ -10,14 +10,18 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "worker/model/checkpoint/safetensors.h"
 #include "worker/model/error.h"
 #include "worker/model/tools/parity_case.h"
 #include "worker/model/tools/parity_manifest.h"
 #include "worker/model/tools/parity_report.h"
+#include "worker/model/tools/parity_tolerance.h"
 
 namespace kandinsky::model {
 namespace {
@@ -113,6 +117,75 @@ TEST(ReportTest, ShapesMustAgree) {
   EXPECT_THAT(out.str(), testing::HasSubstr("shape [2, 3], recorded [3, 2]"));
 }
 
+TEST(CompareTest, TheTensorAsAWhole) {
+  // An element near 0 that is far off relative to itself is within; the rms and the peak decide.
+  const at::Tensor want = at::tensor({3.0, -4.0, 0.0, 0.0}, at::kDouble);  // rms 2.5, largest 4
+  struct Case {
+    std::vector<double> got;
+    double rms, peak, used;
+  };
+  const double inf = INFINITY;
+  const Case cases[] = {
+      {{3, -4, 0, 0}, 0.1, 0.1, 0},
+      {{3, -4, 0, 0.2}, 0.1, 0.1, 0.5},    // rms 0.1 of 2.5, peak 0.2 of 4
+      {{3, -4, 0, 0.2}, 0.1, 0.04, 1.25},  // peak
+      {{3, -4, 0, 0.2}, 0.02, 0.1, 2},     // rms
+      {{3, -4, 0, inf}, 1, 1, inf},
+  };
+  for (const Case& c : cases) {
+    const Difference d =
+        Compare(at::tensor(c.got, at::kDouble), want, {.rms = c.rms, .peak = c.peak});
+    if (std::isinf(c.used)) {
+      EXPECT_EQ(d.worst, c.used);
+    } else {
+      EXPECT_NEAR(d.worst, c.used, 1e-12);
+    }
+    EXPECT_EQ(d.outside, c.used > 1 ? 4 : 0);
+  }
+}
+
+TEST(ReportTest, NarrowPixelsAreJudgedOnAverage) {
+  const at::Tensor want = at::zeros({100}, at::kByte);
+  for (const auto& [level, failures] : {std::pair{6, 0}, std::pair{7, 1}}) {
+    std::ostringstream out;
+    ParityReport report(out, true);
+    report.CheckPixels("pixels", want + level, want, {.rms = 0.1, .peak = 0.1});  // 6.4 levels
+    EXPECT_EQ(report.failures(), failures) << out.str();
+  }
+}
+
+TEST(ReportTest, TheWorstCheckIsKnown) {
+  std::ostringstream out;
+  ParityReport report(out, false);
+  EXPECT_EQ(report.worst().name, "");
+  const at::Tensor one = at::ones({2});
+  report.Check("near", one + 0.5, one, {.atol = 1});
+  report.Check("nearer", one + 0.25, one, {.atol = 1});
+  EXPECT_EQ(report.worst().name, "near");
+  EXPECT_NEAR(report.worst().used, 0.5, 1e-6);
+  report.Check("far", one + 2, one, {.atol = 1});
+  report.CheckTrue("wrong", false, "");
+  report.Check("near again", one + 0.75, one, {.atol = 1});
+  EXPECT_EQ(report.worst().name, "wrong");
+  EXPECT_FALSE(report.worst().holds);
+}
+
+TEST(ToleranceTest, OfDevicesAndTypes) {
+  const Tolerance recorded = {.rtol = 1e-4, .atol = 1e-5};
+  const auto tolerance = [&](const char* component, at::Device device, at::ScalarType dtype) {
+    return ToleranceFor(component, {device, dtype}, recorded);
+  };
+  EXPECT_EQ(tolerance("movq", at::kCPU, at::kFloat).rtol, 1e-4);
+  EXPECT_EQ(tolerance("movq", at::kCUDA, at::kFloat).rtol, 4e-4);
+  EXPECT_EQ(tolerance("movq", at::kCUDA, at::kFloat).rms, 0);
+  const double half = tolerance("movq", at::kCUDA, at::kHalf).rms;
+  EXPECT_GT(half, 0);
+  EXPECT_GT(tolerance("movq", at::kCPU, at::kBFloat16).rms, 4 * half);
+  // Computed in full width wherever the networks run.
+  EXPECT_EQ(tolerance("tokenizer", at::kCUDA, at::kHalf).rtol, 1e-4);
+  EXPECT_EQ(tolerance("diffusion", at::kCUDA, at::kBFloat16).rms, 0);
+}
+
 TEST(ToolTest, ExitStatus) {
   const CaseCopy good("t2i_unet_a");
   EXPECT_EQ(RunTool(good.path()), 0);
@@ -123,6 +196,26 @@ TEST(ToolTest, ExitStatus) {
   EXPECT_EQ(RunTool("manifest /no/such/manifest.json"), 2);
   EXPECT_EQ(RunTool("manifest " + good.path() + "/case.json"), 2);
   EXPECT_EQ(RunTool(good.path() + " /no/such/case"), 2);
+  EXPECT_EQ(RunTool("--json=/no/such/folder/lines.json " + good.path()), 2);
+}
+
+TEST(ToolTest, LinesOfJson) {
+  const CaseCopy good("t2i_unet_a"), bad("movq_a");
+  bad.Write("case.json", "{}");
+  const std::string path = testing::TempDir() + "/lines_" + std::to_string(::getpid()) + ".json";
+  EXPECT_EQ(RunTool("--json=" + path + " " + good.path() + " " + bad.path()), 2);
+  std::ifstream file(path);
+  std::vector<nlohmann::json> lines;
+  for (std::string line; std::getline(file, line);) lines.push_back(nlohmann::json::parse(line));
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[0]["case"], good.path());
+  EXPECT_EQ(lines[0]["passed"], true);
+  EXPECT_EQ(lines[0]["checks"], 1);
+  EXPECT_EQ(lines[0]["worst"]["name"], "out");
+  EXPECT_LE(lines[0]["worst"]["used"], 1);
+  EXPECT_EQ(lines[1]["passed"], false);
+  EXPECT_THAT(lines[1]["error"].get<std::string>(), testing::HasSubstr("component"));
+  fs::remove(path);
 }
 
 TEST(ToolTest, ADifferentOutputFails) {

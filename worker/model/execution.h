@@ -43,6 +43,11 @@ struct ExecutionOptions {
   // batch), then in strips of rows (equal up to rounding; maps between layers move to host memory
   // and back, which costs most of the time).
   std::optional<int64_t> decode_bytes;
+
+  // The seed of random weights, made on the device (MakeRandomWeights in weights_init.h), instead
+  // of the model directory's, which need not be there: for measuring. Not a flag of any program
+  // that serves.
+  std::optional<uint64_t> random_weights;
 };
 
 // Every value of kExecutionFlags that is missing has its default. ModelError::kInvalidArgument

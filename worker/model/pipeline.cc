@@ -11,6 +11,7 @@
 #include "worker/model/frame_delivery.h"
 #include "worker/model/interpolation.h"
 #include "worker/model/pipeline_parts.h"
+#include "worker/model/weights_init.h"
 
 namespace kandinsky::model {
 namespace {
@@ -27,46 +28,59 @@ at::TensorOptions MetaOptions(const Placement& placement) {
   return at::TensorOptions(at::kMeta).dtype(placement.dtype);
 }
 
-// Fills a module that was built on the meta device.
+// Fills a module that was built on the meta device. options.dtype must be given.
 void LoadModule(torch::nn::Module& module, const std::string& directory, const WeightSource& from,
-                LoadOptions options) {
-  const std::unique_ptr<TensorSource> source = OpenCheckpoint(directory + "/" + from.file);
-  options.prefix = from.prefix;
-  LoadInto(module, *source, options);
+                const ExecutionOptions& execution, LoadOptions options) {
+  if (execution.random_weights) {
+    MakeRandomWeights(module, *execution.random_weights, from.file + ":" + from.prefix,
+                      options.dtype.value(), options.device);
+  } else {
+    const std::unique_ptr<TensorSource> source = OpenCheckpoint(directory + "/" + from.file);
+    options.prefix = from.prefix;
+    LoadInto(module, *source, options);
+  }
   module.eval();
   for (at::Tensor& parameter : module.parameters()) parameter.set_requires_grad(false);
 }
 
 std::unique_ptr<TextEncoder> LoadTextEncoder(const ModelConfig& config,
                                              const std::string& directory,
-                                             const Placement& placement) {
+                                             const ExecutionOptions& execution) {
+  const Placement& placement = execution.placement;
   auto encoder = std::make_unique<TextEncoder>(config.text_encoder, MetaOptions(placement));
-  LoadModule(encoder->t5(), directory, config.weights.text_encoder,
+  LoadModule(encoder->t5(), directory, config.weights.text_encoder, execution,
              {.ignored = {"decoder.", "lm_head."},
               .aliases = {{"shared.weight", {"encoder.embed_tokens.weight"}}},
               .dtype = placement.dtype,
               .device = placement.device});
-  LoadModule(encoder->projection(), directory, config.weights.projection,
+  LoadModule(encoder->projection(), directory, config.weights.projection, execution,
              {.dtype = at::kFloat, .device = placement.device});
   return encoder;
 }
 
 std::unique_ptr<Unet> LoadUnet(const UnetConfig& config, const std::string& directory,
-                               const WeightSource& source, const Placement& placement) {
+                               const WeightSource& source, const ExecutionOptions& execution) {
+  const Placement& placement = execution.placement;
   auto unet = std::make_unique<Unet>(config, MetaOptions(placement));
-  LoadModule(*unet, directory, source, {.dtype = placement.dtype, .device = placement.device});
+  LoadModule(*unet, directory, source, execution,
+             {.dtype = placement.dtype, .device = placement.device});
   return unet;
 }
 
-at::Tensor LoadNull(const std::string& directory, const WeightSource& source, int64_t width) {
+at::Tensor LoadNull(const std::string& directory, const WeightSource& source, int64_t width,
+                    const ExecutionOptions& execution) {
+  if (execution.random_weights) {
+    return RandomParameter(source.file + ":null_embedding", {width}, *execution.random_weights);
+  }
   const std::unique_ptr<TensorSource> file = OpenCheckpoint(directory + "/" + source.file);
   return LoadNullEmbedding(*file, source.prefix, width);
 }
 
 std::unique_ptr<Movq> LoadDecoder(const MovqConfig& config, const std::string& directory,
-                                  const WeightSource& source, const Placement& placement) {
+                                  const WeightSource& source, const ExecutionOptions& execution) {
+  const Placement& placement = execution.placement;
   auto movq = std::make_unique<Movq>(config, MetaOptions(placement), /*decoder_only=*/true);
-  LoadModule(*movq, directory, source,
+  LoadModule(*movq, directory, source, execution,
              {.ignored = {"encoder.", "quant_conv."},
               .dtype = placement.dtype,
               .device = placement.device});
@@ -173,7 +187,6 @@ struct KeyframeStage::Impl {
 KeyframeStage::KeyframeStage(const std::string& model_directory,
                              const ExecutionOptions& execution) {
   ValidateExecutionOptions(execution);
-  const Placement& placement = execution.placement;
   ModelConfig config = ModelConfig::Load(model_directory);
   Tokenizer tokenizer(model_directory + "/" + config.tokenizer);
   if (tokenizer.vocabulary() > config.text_encoder.vocab_size) {
@@ -181,12 +194,12 @@ KeyframeStage::KeyframeStage(const std::string& model_directory,
             std::to_string(config.text_encoder.vocab_size) + ", must be at least " +
             std::to_string(tokenizer.vocabulary()) + " for this tokenizer");
   }
-  auto encoder = LoadTextEncoder(config, model_directory, placement);
+  auto encoder = LoadTextEncoder(config, model_directory, execution);
   auto unet =
-      LoadUnet(config.keyframe_unet, model_directory, config.weights.keyframe_unet, placement);
-  at::Tensor null_embedding =
-      LoadNull(model_directory, config.weights.keyframe_null, config.keyframe_unet.context_dim);
-  auto movq = LoadDecoder(config.movq, model_directory, config.weights.movq, placement);
+      LoadUnet(config.keyframe_unet, model_directory, config.weights.keyframe_unet, execution);
+  at::Tensor null_embedding = LoadNull(model_directory, config.weights.keyframe_null,
+                                       config.keyframe_unet.context_dim, execution);
+  auto movq = LoadDecoder(config.movq, model_directory, config.weights.movq, execution);
   impl_.reset(new Impl{std::move(config), execution, std::move(tokenizer), std::move(encoder),
                        std::move(unet), std::move(null_embedding), std::move(movq)});
 }
@@ -240,12 +253,11 @@ struct InterpolationStage::Impl {
 InterpolationStage::InterpolationStage(const std::string& model_directory,
                                        const ExecutionOptions& execution) {
   ValidateExecutionOptions(execution);
-  const Placement& placement = execution.placement;
   ModelConfig config = ModelConfig::Load(model_directory);
   auto unet = LoadUnet(config.interpolation_unet, model_directory,
-                       config.weights.interpolation_unet, placement);
+                       config.weights.interpolation_unet, execution);
   at::Tensor null_embedding = LoadNull(model_directory, config.weights.interpolation_null,
-                                       config.interpolation_unet.context_dim);
+                                       config.interpolation_unet.context_dim, execution);
   impl_.reset(new Impl{std::move(config), execution, std::move(unet), std::move(null_embedding)});
 }
 
@@ -304,11 +316,10 @@ struct DecodingStage::Impl {
 DecodingStage::DecodingStage(const std::string& model_directory,
                              const ExecutionOptions& execution) {
   ValidateExecutionOptions(execution);
-  const Placement& placement = execution.placement;
   ModelConfig config = ModelConfig::Load(model_directory);
   const bool video = config.decoder == DecoderKind::kVideo;
   auto movq = LoadDecoder(video ? *config.video_movq : config.movq, model_directory,
-                          video ? *config.weights.video_movq : config.weights.movq, placement);
+                          video ? *config.weights.video_movq : config.weights.movq, execution);
   impl_.reset(new Impl{std::move(config), execution, std::move(movq)});
 }
 

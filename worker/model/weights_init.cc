@@ -1,5 +1,6 @@
 #include "worker/model/weights_init.h"
 
+#include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
 
 #include <cmath>
@@ -10,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "worker/model/checkpoint/load.h"
 #include "worker/model/checkpoint/safetensors.h"
 #include "worker/model/error.h"
 #include "worker/model/noise.h"
@@ -31,6 +33,21 @@ bool Contains(const std::string& name, const char* part) {
   return name.find(part) != std::string::npos;
 }
 
+// Standard normal values as those of this parameter.
+at::Tensor Scaled(const std::string& name, const at::Tensor& normal) {
+  if (normal.numel() == 1) return normal.tanh() * 0.15 + 0.35;  // merge scalars
+  if (normal.dim() == 1) {
+    if (Contains(name, "null_embedding")) return normal;
+    return name.ends_with("bias") ? normal * 0.05 : normal * 0.1 + 1;
+  }
+  if (name.ends_with("shared.weight") || Contains(name, "embeddings")) return normal;
+  if (Contains(name, "relative_attention_bias")) return normal * 0.3;
+  double scale = 1 / std::sqrt(static_cast<double>(normal.numel() / normal.size(0)));
+  // T5 does not scale its logits, so its query matrices are small instead.
+  if (name.ends_with("SelfAttention.q.weight")) scale /= std::sqrt(32.0);
+  return normal * scale;
+}
+
 // What one weight file holds: names and shapes.
 using Contents = std::map<std::string, std::vector<int64_t>>;
 
@@ -47,18 +64,13 @@ void AddModule(Contents& contents, const std::string& prefix, const torch::nn::M
 }  // namespace
 
 at::Tensor RandomParameter(const std::string& name, at::IntArrayRef shape, uint64_t seed) {
-  const at::Tensor normal = SeededNoise(Hash(name, seed)).Draw({}, shape);
-  if (normal.numel() == 1) return normal.tanh() * 0.15 + 0.35;  // merge scalars
-  if (shape.size() == 1) {
-    if (Contains(name, "null_embedding")) return normal;
-    return name.ends_with("bias") ? normal * 0.05 : normal * 0.1 + 1;
-  }
-  if (name.ends_with("shared.weight") || Contains(name, "embeddings")) return normal;
-  if (Contains(name, "relative_attention_bias")) return normal * 0.3;
-  double scale = 1 / std::sqrt(static_cast<double>(normal.numel() / normal.size(0)));
-  // T5 does not scale its logits, so its query matrices are small instead.
-  if (name.ends_with("SelfAttention.q.weight")) scale /= std::sqrt(32.0);
-  return normal * scale;
+  return Scaled(name, SeededNoise(Hash(name, seed)).Draw({}, shape));
+}
+
+at::Tensor RandomParameter(const std::string& name, at::IntArrayRef shape, uint64_t seed,
+                           at::Generator generator) {
+  generator.set_current_seed(Hash(name, seed));
+  return Scaled(name, at::randn(shape, generator, at::TensorOptions(generator.device())));
 }
 
 void InitializeWeights(torch::nn::Module& module, uint64_t seed, const std::string& prefix) {
@@ -66,6 +78,21 @@ void InitializeWeights(torch::nn::Module& module, uint64_t seed, const std::stri
   for (auto& parameter : module.named_parameters()) {
     parameter.value().copy_(
         RandomParameter(prefix + parameter.key(), parameter.value().sizes(), seed));
+  }
+}
+
+void MakeRandomWeights(torch::nn::Module& module, uint64_t seed, const std::string& prefix,
+                       at::ScalarType dtype, at::Device device) {
+  at::NoGradGuard no_grad;
+  at::Generator generator;
+  if (device.is_cuda()) generator = at::globalContext().defaultGenerator(device).clone();
+  for (auto& parameter : module.named_parameters()) {
+    const std::string name = prefix + parameter.key();
+    const at::IntArrayRef shape = parameter.value().sizes();
+    ReplaceStorage(parameter.value(),
+                   (generator.defined() ? RandomParameter(name, shape, seed, generator)
+                                        : RandomParameter(name, shape, seed))
+                       .to(device, dtype));
   }
 }
 

@@ -26,6 +26,7 @@
 #include "worker/model/sampler.h"
 #include "worker/model/text/text_encoder.h"
 #include "worker/model/text/tokenizer.h"
+#include "worker/model/tools/parity_tolerance.h"
 #include "worker/model/tools/recorded_noise.h"
 #include "worker/model/unet.h"
 
@@ -190,7 +191,9 @@ class Trace {
       const at::Tensor want = recorded->Read(name);
       const double largest = want.numel() == 0 ? 0 : want.abs().max().item<double>();
       run_.report.Check("trace " + name, outputs.front(), want,
-                        {0, run_.tolerance.atol + run_.tolerance.rtol * largest});
+                        run_.tolerance.rms > 0
+                            ? run_.tolerance
+                            : Tolerance{0, run_.tolerance.atol + run_.tolerance.rtol * largest});
       outputs.pop_front();
     }
   }
@@ -278,6 +281,15 @@ void RunDiffusion(const Run& run) {
   }
 }
 
+// The tolerance of the latent after `step` of `steps` steps. That of narrow types is for the end:
+// each step before it has half of the next one's, but no less than an eighth of the last one's.
+Tolerance StepTolerance(const Tolerance& last, int64_t step, int64_t steps) {
+  if (last.rms == 0) return last;
+  const double share =
+      1.0 / static_cast<double>(int64_t{1} << std::clamp<int64_t>(steps - step, 0, 3));
+  return {.rms = last.rms * share, .peak = last.peak * share};
+}
+
 // Runs a loop step by step and checks the latent after each.
 at::Tensor RunLoop(const Run& run, const DenoisingLoop& loop, at::IntArrayRef shape,
                    const TensorSource& outputs, const std::string& prefix) {
@@ -290,7 +302,8 @@ at::Tensor RunLoop(const Run& run, const DenoisingLoop& loop, at::IntArrayRef sh
     if (step >= recorded.size(0)) {
       run.report.CheckTrue(name, false, "was not recorded");
     } else {
-      run.report.Check(name, state.x, recorded.select(0, step), run.tolerance);
+      run.report.Check(name, state.x, recorded.select(0, step),
+                       StepTolerance(run.tolerance, step + 1, recorded.size(0)));
     }
   };
   return loop.Run(loop.Start(shape), hooks);
@@ -666,7 +679,7 @@ void RunPipeline(const Run& run) {
   check("decoded", decoded);
   if (outputs->Find("frames_uint8") != nullptr) {
     run.report.CheckPixels("frames_uint8", ToPixels(decoded).permute({0, 3, 1, 2}),
-                           outputs->Read("frames_uint8"));
+                           outputs->Read("frames_uint8"), run.tolerance);
   }
 }
 
@@ -695,7 +708,8 @@ void RunParityCase(const std::string& directory, const ParityOptions& options,
     parameters.Bad("component " + Quote(component) + " is not known");
   }
   const int64_t before = report.checks();
-  found->second({parameters, options, report, parameters.tolerance()});
+  found->second({parameters, options, report,
+                 ToleranceFor(component, options.placement, parameters.tolerance())});
   if (report.checks() == before) parameters.Bad("holds nothing to compare");
 }
 

@@ -9,9 +9,13 @@
 #include <ATen/Parallel.h>
 
 #include <charconv>
+#include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <exception>
+#include <fstream>
 #include <iostream>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -37,8 +41,12 @@ constexpr char kUsage[] =
     "  --trace            compare the outputs of inner modules, too\n"
     "  --quiet            print failed checks and one line a case only\n"
     "  --device=DEVICE    cpu (default), cuda, cuda:N or auto\n"
-    "  --dtype=DTYPE      float32 (default), bfloat16 or float16; cases are recorded in float32\n"
+    "  --dtype=DTYPE      float32 (default), bfloat16 or float16; cases are recorded in float32,\n"
+    "                     narrow types have tolerances of their own (docs/gpu.md)\n"
     "  --threads=N        threads of the CPU backend\n"
+    "  --json=FILE        one line of JSON a case: path, passed, error, checks, failures, "
+    "seconds,\n"
+    "                     and the worst check with the share of its tolerance that it used\n"
     "\n"
     "Exit status: 0 all checks hold, 1 a check failed, 2 unusable arguments or case.\n";
 
@@ -50,6 +58,7 @@ struct Arguments {
   std::string device = "cpu";
   std::string dtype = "float32";
   int threads = 0;
+  std::string json;
   std::vector<std::string> paths;
 };
 
@@ -80,6 +89,8 @@ std::optional<Arguments> Parse(int argc, char** argv) {
       arguments.device = *device;
     } else if (const auto dtype = value("--dtype=")) {
       arguments.dtype = *dtype;
+    } else if (const auto json = value("--json=")) {
+      arguments.json = *json;
     } else if (const auto threads = value("--threads=")) {
       const char* end = threads->data() + threads->size();
       const auto [rest, error] = std::from_chars(threads->data(), end, arguments.threads);
@@ -90,6 +101,25 @@ std::optional<Arguments> Parse(int argc, char** argv) {
   }
   if (arguments.paths.empty() && !arguments.help) return std::nullopt;
   return arguments;
+}
+
+// One case as a line of JSON. A share of a tolerance that no number can say is null.
+std::string JsonLine(const std::string& path, const ParityReport& report, const std::string& error,
+                     double seconds) {
+  const ParityReport::Worst& worst = report.worst();
+  nlohmann::json line = {{"case", path},
+                         {"passed", error.empty() && report.failures() == 0},
+                         {"error", error},
+                         {"checks", report.checks()},
+                         {"failures", report.failures()},
+                         {"seconds", seconds}};
+  if (!worst.name.empty()) {
+    line["worst"] = {{"name", worst.name}, {"text", worst.text}, {"holds", worst.holds}};
+    line["worst"]["used"] =
+        std::isfinite(worst.used) ? nlohmann::json(worst.used) : nlohmann::json();
+  }
+  // Names of checks may quote any text.
+  return line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 }  // namespace
@@ -117,10 +147,24 @@ int main(int argc, char** argv) {
     return kUnusable;
   }
 
+  std::ofstream json;
+  if (!arguments->json.empty()) {
+    json.open(arguments->json, std::ios::trunc);
+    if (!json) {
+      std::cerr << "kandinsky-parity: " << arguments->json << " cannot be written\n";
+      return kUnusable;
+    }
+  }
   int status = 0;
   for (const std::string& path : arguments->paths) {
     std::cout << path << "\n";
     ParityReport report(std::cout, !arguments->quiet);
+    const auto start = std::chrono::steady_clock::now();
+    const auto note = [&](const std::string& error) {
+      if (!json.is_open()) return;
+      const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+      json << JsonLine(path, report, error, elapsed.count()) << std::endl;
+    };
     try {
       if (arguments->manifest) {
         kandinsky::model::CheckManifest(path, report);
@@ -130,12 +174,15 @@ int main(int argc, char** argv) {
     } catch (const std::exception& error) {
       std::cout << "  ERROR " << std::endl;
       std::cerr << "kandinsky-parity: " << path << ": " << error.what() << "\n";
+      note(error.what());
       status = kUnusable;
       continue;
     }
+    note("");
     std::cout << (report.failures() == 0 ? "PASS " : "FAIL ") << path << ": "
               << report.checks() - report.failures() << " of " << report.checks() << " checks hold"
               << std::endl;
+    if (report.failures() > 0) std::cout << "     worst: " << report.worst().name << std::endl;
     if (report.failures() > 0 && status == 0) status = kFailed;
   }
   return status;

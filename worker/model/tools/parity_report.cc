@@ -1,6 +1,9 @@
 #include "worker/model/tools/parity_report.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <limits>
 
 #include "worker/model/checkpoint/tensor_source.h"
 
@@ -10,6 +13,17 @@ namespace {
 std::string Scientific(double value) {
   char text[32];
   std::snprintf(text, sizeof(text), "%.2e", value);
+  return text;
+}
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// a / b, where nothing of nothing is nothing.
+double Share(double a, double b) { return a == 0 ? 0 : a / b; }
+
+std::string Percent(double share) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.4f", 100 * share);
   return text;
 }
 
@@ -29,9 +43,18 @@ Difference Compare(const at::Tensor& got, const at::Tensor& want, const Toleranc
   const at::Tensor limit = size * tolerance.rtol + tolerance.atol;
   difference.max_absolute = gap.max().item<double>();
   difference.max_relative = gap.div(size).masked_fill(size.eq(0), 0).max().item<double>();
-  difference.worst = gap.div(limit).masked_fill(same, 0).max().item<double>();
-  difference.outside = gap.gt(limit).sum().item<int64_t>();
   difference.unequal = same.logical_not().sum().item<int64_t>();
+  difference.rms = Share(std::sqrt(gap.square().mean().item<double>()),
+                         std::sqrt(size.square().mean().item<double>()));
+  difference.peak = Share(difference.max_absolute, size.max().item<double>());
+  if (tolerance.rms > 0) {
+    difference.worst =
+        std::max(difference.rms / tolerance.rms, Share(difference.peak, tolerance.peak));
+    difference.outside = difference.worst <= 1 ? 0 : difference.count;
+  } else {
+    difference.worst = gap.div(limit).masked_fill(same, 0).max().item<double>();
+    difference.outside = gap.gt(limit).sum().item<int64_t>();
+  }
   return difference;
 }
 
@@ -39,56 +62,78 @@ void ParityReport::Check(const std::string& name, const at::Tensor& got, const a
                          const Tolerance& tolerance) {
   if (got.sizes() != want.sizes()) {
     Line(false, name,
-         "shape " + ShapeToString(got.sizes()) + ", recorded " + ShapeToString(want.sizes()));
+         "shape " + ShapeToString(got.sizes()) + ", recorded " + ShapeToString(want.sizes()),
+         kInfinity);
     return;
   }
   const Difference difference = Compare(got, want, tolerance);
   std::string text = ShapeToString(want.sizes()) + " max abs " +
                      Scientific(difference.max_absolute) + " rel " +
                      Scientific(difference.max_relative);
-  if (tolerance.rtol == 0 && tolerance.atol == 0) {
+  if (tolerance.rms > 0) {
+    text += ", rms " + Scientific(difference.rms) + " (at most " + Scientific(tolerance.rms) +
+            ") peak " + Scientific(difference.peak) + " (at most " + Scientific(tolerance.peak) +
+            ")";
+  } else if (tolerance.rtol == 0 && tolerance.atol == 0) {
     text += ", must be equal";
   } else {
     text += ", " + Scientific(difference.worst) + " of tolerance (rtol " +
             Scientific(tolerance.rtol) + " atol " + Scientific(tolerance.atol) + ")";
   }
-  if (difference.outside > 0) {
+  if (difference.outside > 0 && tolerance.rms == 0) {
     text += ", " + Grouped(difference.outside) + " of " + Grouped(difference.count) + " outside";
   }
-  Line(difference.outside == 0, name, text);
+  Line(difference.outside == 0, name, text, difference.worst);
 }
 
 void ParityReport::CheckPixels(const std::string& name, const at::Tensor& got,
-                               const at::Tensor& want) {
+                               const at::Tensor& want, const Tolerance& tolerance) {
   if (got.sizes() != want.sizes()) {
     Line(false, name,
-         "shape " + ShapeToString(got.sizes()) + ", recorded " + ShapeToString(want.sizes()));
+         "shape " + ShapeToString(got.sizes()) + ", recorded " + ShapeToString(want.sizes()),
+         kInfinity);
     return;
   }
   const Difference difference = Compare(got, want, {0, 1});
-  const double equal = difference.count == 0 ? 1
-                                             : 1 - static_cast<double>(difference.unequal) /
-                                                       static_cast<double>(difference.count);
-  char share[32];
-  std::snprintf(share, sizeof(share), "%.4f", 100 * equal);
-  Line(difference.outside == 0 && equal > 0.99, name,
+  const double count = static_cast<double>(std::max<int64_t>(difference.count, 1));
+  if (tolerance.rms > 0) {
+    const double mean =
+        difference.count == 0
+            ? 0
+            : (got.to(at::kCPU, at::kDouble) - want.to(at::kDouble)).abs().mean().item<double>();
+    const double most = 64 * tolerance.rms;
+    Line(mean <= most, name,
+         ShapeToString(want.sizes()) + " " + Scientific(mean) +
+             " levels apart on average (at most " + Scientific(most) + "), max " +
+             std::to_string(int64_t(difference.max_absolute)),
+         mean / most);
+    return;
+  }
+  const double unequal = static_cast<double>(difference.unequal) / count;
+  Line(difference.outside == 0 && unequal < 0.01, name,
        ShapeToString(want.sizes()) + " max " + std::to_string(int64_t(difference.max_absolute)) +
-           " levels apart (at most 1), " + share + " % equal (more than 99)");
+           " levels apart (at most 1), " + Percent(1 - unequal) + " % equal (more than 99)",
+       std::max(difference.max_absolute, unequal / 0.01));
 }
 
 void ParityReport::CheckEqual(const std::string& name, int64_t got, int64_t want) {
-  Line(got == want, name, Grouped(got) + (got == want ? "" : ", recorded " + Grouped(want)));
+  Line(got == want, name, Grouped(got) + (got == want ? "" : ", recorded " + Grouped(want)),
+       got == want ? 0 : kInfinity);
 }
 
 void ParityReport::CheckTrue(const std::string& name, bool holds, const std::string& text) {
-  Line(holds, name, text);
+  Line(holds, name, text, holds ? 0 : kInfinity);
 }
 
 void ParityReport::Inform(const std::string& text) { out_ << "        " << text << "\n"; }
 
-void ParityReport::Line(bool holds, const std::string& name, const std::string& text) {
+void ParityReport::Line(bool holds, const std::string& name, const std::string& text, double used) {
   ++checks_;
   if (!holds) ++failures_;
+  if (worst_.name.empty() || (worst_.holds && !holds) ||
+      (worst_.holds == holds && used > worst_.used)) {
+    worst_ = {name, text, holds, used};
+  }
   if (!holds || verbose_) {
     out_ << (holds ? "  ok    " : "  FAIL  ") << name << ": " << text << "\n";
   }
