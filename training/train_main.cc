@@ -29,6 +29,7 @@
 #include "training/trainers/extractor_task.h"
 #include "training/trainers/movq_task.h"
 #include "training/trainers/text_task.h"
+#include "training/trainers/tokenizer.h"
 #include "training/trainers/unet_tasks.h"
 #include "worker/model/error.h"
 #include "worker/model/model_config.h"
@@ -55,7 +56,7 @@ struct Common {
   std::string preset;
   std::string device = "auto";
   int threads = 2;
-  std::string videos;
+  std::string videos, emoji;
   uint64_t data_seed = 1;
   ClipOptions clip;
   double leave_out = 0.1;
@@ -70,6 +71,8 @@ struct Common {
     flags.Add("seed", &train.seed, "of weights and noise");
     flags.Add("videos", &videos,
               "folder of videos with captions to learn from; empty: the moving shapes");
+    flags.Add("emoji", &emoji,
+              "folder of animated emoji to learn from (training/data/fetch_emoji); empty: none");
     flags.Add("data_seed", &data_seed, "of the clips, or of the order of the videos");
     flags.Add("fast_fraction", &clip.fast_fraction, "part of the clips that bounce or circle");
     flags.Add("circling_fraction", &clip.circling_fraction, "part of those that circle");
@@ -132,7 +135,22 @@ Prepared Prepare(Common& common) {
     PrepareModelDirectory(ModelConfig::Load(common.preset), common.preset, common.train.out);
   }
   prepared.config = ModelConfig::Load(common.train.out);
-  if (!common.videos.empty()) {
+  if (!common.emoji.empty()) {
+    const ClipOptions defaults;
+    const auto refuse = [](const char* flag, bool given) {
+      if (!given) return;
+      throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
+                              std::string(flag) + " is for the moving shapes, not for --emoji");
+    };
+    refuse("--videos", !common.videos.empty());
+    refuse("--fast_fraction", common.clip.fast_fraction != defaults.fast_fraction);
+    refuse("--circling_fraction", common.clip.circling_fraction != defaults.circling_fraction);
+    refuse("--unnamed_colors", common.clip.unnamed_colors != 0);
+    refuse("--mixed_colors", common.clip.mixed_colors != 0);
+    prepared.source =
+        MakeEmojiSource(common.emoji, common.data_seed,
+                        {.directional_weight = common.clip.directional_weight}, common.leave_out);
+  } else if (!common.videos.empty()) {
     prepared.source = MakeFolderSource(common.videos, common.data_seed);
   } else {
     prepared.source = MakeShapesSource(common.data_seed, common.clip, common.leave_out);
@@ -187,6 +205,38 @@ int Average(const std::vector<std::string>& arguments, bool help) {
   return 0;
 }
 
+int TrainTokenizer(const std::vector<std::string>& arguments, bool help) {
+  std::string emoji, out;
+  TokenizerOptions options;
+  int64_t captions = 200000;
+  uint64_t data_seed = 1;
+  FlagSet flags;
+  flags.Add("emoji", &emoji,
+            "folder of animated emoji whose captions it learns; empty: the moving shapes");
+  flags.Add("out", &out, "SentencePiece file to write; an existing one is replaced");
+  flags.Add("captions", &captions, "how many captions, 1000 to 10000000");
+  flags.Add("data_seed", &data_seed, "of the clips");
+  flags.Add("pieces", &options.pieces, "of the vocabulary");
+  if (help) return std::printf("%s", flags.Usage().c_str()), 0;
+  flags.Parse(arguments);
+  if (out.empty()) {
+    throw model::ModelError(model::ModelError::Kind::kInvalidArgument, "--out is needed");
+  }
+  CheckRange("--captions", static_cast<double>(captions), 1000, 1e7, "1000 to 10000000");
+  const std::unique_ptr<ClipSource> source =
+      emoji.empty() ? MakeShapesSource(data_seed, {}) : MakeEmojiSource(emoji, data_seed, {});
+  std::vector<std::string> texts;
+  for (int64_t i = 0; i < captions; ++i) {
+    texts.push_back(source->Redescribe(static_cast<uint64_t>(i), {}, 0)->caption);
+  }
+  const std::string wrong = WriteTokenizer(texts, options, out);
+  if (!wrong.empty()) {
+    throw model::ModelError(model::ModelError::Kind::kInvalidArgument, wrong);
+  }
+  std::printf("%s\n", out.c_str());
+  return 0;
+}
+
 int TrainMovq(const std::vector<std::string>& arguments, bool help) {
   Common common;
   MovqTaskOptions options;
@@ -221,9 +271,10 @@ int TrainMovq(const std::vector<std::string>& arguments, bool help) {
             "train the decoder only, so that latents stay what they are");
   if (help) return std::printf("%s", flags.Usage().c_str()), 0;
   flags.Parse(arguments);
-  if (!options.anchor.empty() && !common.videos.empty()) {
-    throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
-                            "--anchor holds colours of the moving shapes, which --videos has not");
+  if (!options.anchor.empty() && !(common.videos.empty() && common.emoji.empty())) {
+    throw model::ModelError(
+        model::ModelError::Kind::kInvalidArgument,
+        "--anchor holds colours of the moving shapes, which --videos and --emoji have not");
   }
   const Prepared prepared = Prepare(common);
   const auto task =
@@ -374,6 +425,11 @@ int TrainKeyframes(const std::vector<std::string>& arguments, bool help) {
   options.colors = ParseNames<Color>("--colors", colors, kColors);
   options.backgrounds = ParseNames<Background>("--backgrounds", backgrounds, kBackgrounds);
   options.motions = ParseNames<Motion>("--motions", motions, kMotions);
+  if (!common.emoji.empty() && !(colors.empty() && backgrounds.empty())) {
+    throw model::ModelError(
+        model::ModelError::Kind::kInvalidArgument,
+        "--colors and --backgrounds are for the moving shapes, not for --emoji");
+  }
   Prepared prepared = Prepare(common);
   options.threads = common.threads;
   if (!variant.empty()) {
@@ -431,6 +487,10 @@ int TrainExtractor(const std::vector<std::string>& arguments, bool help) {
             "of the loss that brings frames and captions together");
   if (help) return std::printf("%s", flags.Usage().c_str()), 0;
   flags.Parse(arguments);
+  if (!common.emoji.empty()) {
+    throw model::ModelError(model::ModelError::Kind::kInvalidArgument,
+                            "extractor learns the attributes of the moving shapes, not --emoji");
+  }
   const Prepared prepared = Prepare(common);
   const auto task = MakeExtractorTask(prepared.config, common.train.out, prepared.source, options,
                                       common.train.seed, prepared.device);
@@ -496,6 +556,7 @@ const std::vector<Command> kCommands = {
     {"init", "write random weights for a preset", Init},
     {"average", "write the mean of weights that were trained from the same ones", Average},
     {"dataset", "write moving shapes as MP4 files with captions", MakeDataset},
+    {"tokenizer", "train a SentencePiece tokenizer on captions", TrainTokenizer},
     {"movq", "train the MoVQ-GAN image autoencoder", TrainMovq},
     {"text-to-image", "train text encoder and spatial U-Net on single frames", TrainTextToImage},
     {"text", "train the text encoder on captions alone", TrainText},

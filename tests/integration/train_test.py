@@ -486,6 +486,55 @@ class TrainTest(unittest.TestCase):
                          ["captions.jsonl", "clip-00000000.mp4", "clip-00000001.mp4", "dataset.json"])
         self.assertEqual(json.loads((out / "dataset.json").read_text())["split"], "held-out")
 
+    def emoji(self):
+        """A folder of two animated pictures: a panda that changes its colour, and a red fox."""
+        folder = self.directory / "emoji"
+        (folder / "webp").mkdir(parents=True)
+        lines = ["code\ten\tru\tgroup\tframes\ten_synonyms\tru_synonyms\tanimation\tnote"]
+        for code, name, russian, source in [("a1", "panda", "панда", "testsrc=s=48x48:r=8:d=2"), ("a2", "fox", "лиса", "color=red:s=48x32:r=8:d=1")]:
+            subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", source, "-c:v", "libwebp_anim", "-lossless", "1",
+                            str(folder / "webp" / f"{code}.webp")], check=True)
+            lines.append(f"{code}\t{name}\t{russian}\tAnimals\t16\t\t\t9\t")
+        (folder / "emoji.tsv").write_text("\n".join(lines) + "\n")
+        return folder
+
+    def test_animated_emoji(self):
+        folder, out = self.emoji(), self.directory / "out"
+        shapes = self.directory / "shapes"
+        data = ["--emoji", str(folder), *SIZE, "--batch_size", "4", "--optimizer", "muon"]
+        train("movq", out, *data, "--crop", "0", "--steps", "4", "--stop_at", "2")
+        self.assertGreater((folder / "art.rgba").stat().st_size, 2 * 72 * 4 * 128 * 128)
+        train("movq", out, *data, "--crop", "0", "--steps", "4")
+        train("movq", shapes, *data[2:], "--crop", "0", "--steps", "4")
+        self.assertNotEqual([row["loss"] for row in log(out, "movq")], [row["loss"] for row in log(shapes, "movq")])
+        pool = [*data, "--clips", "4", "--frames", "2"]
+        train("text-to-image", out, *pool, "--steps", "3")
+        rows = log(out, "text-to-image")
+        self.assertTrue(all(float(row["color"]) == 0 for row in rows), rows)
+        self.assertTrue(any(float(row["shape"]) > 0 for row in rows), rows)
+        train("keyframes", out, *data, "--clips", "4", "--steps", "2", "--motions", "left,right,up,down,still,grow,shrink")
+        train("interpolation", out, *data, "--clips", "4", "--steps", "2", "--from", str(self.text_to_image("2", "--interpolation")[0]))
+        self.assertTrue((out / "keyframes.safetensors").exists())
+        done = train("movq", self.directory / "x", "--emoji", str(self.directory / "nowhere"), check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("nowhere/emoji.tsv cannot be opened", done.stderr)
+        # A state belongs to its data.
+        done = train("movq", out, *data[2:], "--crop", "0", "--steps", "4", check=False)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("belongs to a run with other options", done.stderr)
+
+    def test_tokenizer_command(self):
+        folder = self.emoji()
+        files = [self.directory / "a.model", self.directory / "b.model"]
+        for file in files:
+            subprocess.run([f"{ARGS.bin}/kandinsky-train", "tokenizer", "--emoji", folder, "--captions", "3000", "--pieces", "200",
+                            "--out", file], check=True, capture_output=True, timeout=120)
+        self.assertEqual(files[0].read_bytes(), files[1].read_bytes())
+        done = subprocess.run([f"{ARGS.bin}/kandinsky-train", "tokenizer", "--emoji", folder, "--captions", "3000", "--pieces", "5000",
+                               "--out", files[0]], capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--pieces 5000", done.stderr)
+
     def test_average_is_the_mean_of_all_weights(self):
         models = []
         for seed in (1, 2, 3):
@@ -540,6 +589,12 @@ class TrainTest(unittest.TestCase):
             (["movq"], "--out is needed"),
             (["interpolation", "--out", "x", "--baseline", "linear"], '--baseline is "linear", must be mfi or empty'),
             (["paint"], "unknown command paint"),
+            (["movq", "--out", "x", "--emoji", "nowhere", "--videos", "x"], "--videos is for the moving shapes, not for --emoji"),
+            (["movq", "--out", "x", "--emoji", "nowhere", "--mixed_colors", "0.1"], "--mixed_colors is for the moving shapes"),
+            (["movq", "--out", "x", "--emoji", "nowhere", "--anchor", "x"], "--videos and --emoji have not"),
+            (["keyframes", "--out", "x", "--emoji", "nowhere", "--colors", "red"], "--colors and --backgrounds are for the moving"),
+            (["extractor", "--out", "x", "--emoji", "nowhere"], "extractor learns the attributes of the moving shapes"),
+            (["tokenizer", "--pieces", "300"], "--out is needed"),
         ]
         for arguments, want in cases:
             with self.subTest(arguments=arguments):

@@ -36,7 +36,8 @@ PARTS = {
     "local": ("worker/local", "base spec config latent queue media model process runtime stages", "absl torch json"),
     "worker_main": ("worker", "base config metrics latent queue queue_redis transport media model process runtime stages",
                     "absl prometheus grpc"),
-    "training": ("training", "base metrics media model process", "absl prometheus torch sentencepiece json"),
+    "training": ("training", "base metrics media model process",
+                 "absl prometheus torch sentencepiece json webp"),
     "cuda_headers": ("cmake/cuda_headers", "", ""),
     "tests": ("tests", "*", "*"),
 }
@@ -60,6 +61,7 @@ LIBRARIES = {
     "ffmpeg": r"libav|libsw",
     "torch": r"torch/|ATen/|c10/|caffe2/",
     "sentencepiece": r"sentencepiece",
+    "webp": r"webp/",
     "json": r"nlohmann/",
     "gtest": r"gtest/|gmock/|benchmark/",
 }

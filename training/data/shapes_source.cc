@@ -85,6 +85,17 @@ class ShapesSource : public ClipSource {
 
 }  // namespace
 
+std::vector<std::string> ClipSource::SheetPrompts() const {
+  return {"a red circle moves to the right on a white background",
+          "a blue square moves up on a white background",
+          "a yellow triangle grows on a black background",
+          "a green circle moves down on a gray background",
+          "a purple square moves to the left on a cyan background",
+          "an orange triangle shrinks on a black background",
+          "a black square stays still on a white background",
+          "a purple triangle moves to the right on a gray background"};
+}
+
 std::unique_ptr<ClipSource> MakeShapesSource(uint64_t seed, const ClipOptions& options,
                                              double leave_out) {
   return std::make_unique<ShapesSource>(seed, options, leave_out);

@@ -4,35 +4,13 @@
 #include <string_view>
 #include <vector>
 
+#include "training/domain/phrases.h"
 #include "training/domain/russian.h"
 
 namespace kandinsky::training {
 namespace {
 
 constexpr uint64_t kCaptionStream = 2;
-
-using Words = std::vector<std::string_view>;
-
-// The first of each list is the plainest and the most frequent one.
-template <typename T>
-const T& Pick(const std::vector<T>& list, Random& random, bool plain) {
-  if (plain || list.size() == 1 || random.Chance(0.45)) return list[0];
-  return list[random.Below(static_cast<int>(list.size()))];
-}
-
-// Replaces each "%c" of the pattern by what `value` gives for c.
-template <typename F>
-std::string Fill(std::string_view pattern, const F& value) {
-  std::string out;
-  for (size_t i = 0; i < pattern.size(); ++i) {
-    if (pattern[i] == '%' && i + 1 < pattern.size()) {
-      out += value(pattern[++i]);
-    } else {
-      out += pattern[i];
-    }
-  }
-  return out;
-}
 
 // A clip as a caption sees it: what is not mentioned is not there.
 struct Mentioned {
@@ -70,68 +48,6 @@ const Words& EnglishBackgrounds(Background background) {
   return words[static_cast<int>(background)];
 }
 
-struct EnglishVerb {
-  std::string_view finite;  // "moves"
-  std::string_view gerund;  // "moving"
-};
-
-// For directional motion: combined with the words of EnglishDirections.
-const std::vector<EnglishVerb>& EnglishGoing() {
-  static const auto* const verbs = new std::vector<EnglishVerb>{
-      {"moves", "moving"},    {"slides", "sliding"},     {"glides", "gliding"},
-      {"drifts", "drifting"}, {"travels", "travelling"}, {"goes", "going"}};
-  return *verbs;
-}
-
-const Words& EnglishDirections(Motion motion) {
-  static const Words* const words =
-      new Words[4]{{"to the left", "left", "leftward", "leftwards", "towards the left"},
-                   {"to the right", "right", "rightward", "rightwards", "towards the right"},
-                   {"up", "upward", "upwards", "towards the top"},
-                   {"down", "downward", "downwards", "towards the bottom"}};
-  return words[static_cast<int>(motion)];
-}
-
-// For the rest, and other words for up and down.
-const std::vector<EnglishVerb>& EnglishVerbs(Motion motion) {
-  static const auto* const verbs = new std::vector<EnglishVerb>[kMotions] {
-    {}, {}, {{"rises", "rising"}, {"climbs", "climbing"}, {"ascends", "ascending"}},
-        {{"falls", "falling"},
-         {"sinks", "sinking"},
-         {"descends", "descending"},
-         {"drops", "dropping"}},
-        {{"stays still", "staying still"},
-         {"does not move", "not moving"},
-         {"stands still", "standing still"},
-         {"stays in place", "staying in place"},
-         {"remains motionless", "remaining motionless"}},
-        {{"grows", "growing"},
-         {"gets bigger", "getting bigger"},
-         {"gets larger", "getting larger"},
-         {"expands", "expanding"},
-         {"becomes larger", "becoming larger"}},
-        {{"shrinks", "shrinking"},
-         {"gets smaller", "getting smaller"},
-         {"contracts", "contracting"},
-         {"becomes smaller", "becoming smaller"}},
-        {{"bounces between the edges", "bouncing between the edges"},
-         {"bounces around", "bouncing around"},
-         {"bounces off the edges", "bouncing off the edges"},
-         {"ricochets between the edges", "ricocheting between the edges"}},
-        {{"circles around", "circling around"},
-         {"moves in a circle", "moving in a circle"},
-         {"goes round in circles", "going round in circles"},
-         {"travels along a circle", "travelling along a circle"}},
-  };
-  return verbs[static_cast<int>(motion)];
-}
-
-// "a red circle", "an orange square", "something red".
-std::string WithArticle(std::string_view words) {
-  const bool vowel = std::string_view("aeiou").find(words.front()) != std::string_view::npos;
-  return (vowel ? "an " : "a ") + std::string(words);
-}
-
 // [has motion][has background]
 const Words& EnglishTemplates(bool motion, bool background) {
   static const Words* const words = new Words[4]{
@@ -167,22 +83,8 @@ std::string English(const Mentioned& clip, Random& random, bool plain) {
     subject = WithArticle(bare);
   }
 
-  std::string finite;
-  std::string gerund;
-  if (clip.motion) {
-    const std::vector<EnglishVerb>& own = EnglishVerbs(*clip.motion);
-    const bool directional = *clip.motion <= Motion::kDown;
-    if (directional && (own.empty() || plain || random.Chance(0.75))) {
-      const EnglishVerb verb = Pick(EnglishGoing(), random, plain);
-      const std::string direction(Pick(EnglishDirections(*clip.motion), random, plain));
-      finite = std::string(verb.finite) + " " + direction;
-      gerund = std::string(verb.gerund) + " " + direction;
-    } else {
-      const EnglishVerb verb = Pick(own, random, plain);
-      finite = verb.finite;
-      gerund = verb.gerund;
-    }
-  }
+  EnglishMotion motion;
+  if (clip.motion) motion = DrawEnglishMotion(*clip.motion, random, plain);
 
   std::string_view background;
   std::string_view noun;
@@ -206,9 +108,9 @@ std::string English(const Mentioned& clip, Random& random, bool plain) {
       case 's':
         return bare;
       case 'M':
-        return finite;
+        return motion.finite;
       case 'G':
-        return gerund;
+        return motion.gerund;
       case 'B':
         return WithArticle(background);
       case 'b':
@@ -266,61 +168,6 @@ const std::vector<RussianNoun>& RussianShapes(std::optional<Shape> shape) {
   return nouns[shape ? static_cast<int>(*shape) : kShapes];
 }
 
-struct RussianVerb {
-  std::string_view finite;  // "движется"; with '~' where the ending of a short adjective goes
-  std::string_view stem;    // of the participle: "движущ"
-  bool reflexive = false;
-  std::string_view tail;  // follows both
-};
-
-const std::vector<RussianVerb>& RussianGoing() {
-  static const auto* const verbs = new std::vector<RussianVerb>{{"движется", "движущ", true, ""},
-                                                                {"едет", "едущ", false, ""},
-                                                                {"плывёт", "плывущ", false, ""},
-                                                                {"скользит", "скользящ", false, ""},
-                                                                {"летит", "летящ", false, ""}};
-  return *verbs;
-}
-
-const Words& RussianDirections(Motion motion) {
-  static const Words* const words = new Words[4]{
-      {"влево", "налево"}, {"вправо", "направо"}, {"вверх", "наверх"}, {"вниз", "к нижнему краю"}};
-  return words[static_cast<int>(motion)];
-}
-
-const std::vector<RussianVerb>& RussianVerbs(Motion motion) {
-  static const auto* const verbs = new std::vector<RussianVerb>[kMotions] {
-    {}, {}, {{"поднимается", "поднимающ", true, ""}},
-        {{"опускается", "опускающ", true, ""}, {"падает", "падающ", false, ""}},
-        {{"стоит", "стоящ", false, " на месте"},
-         {"не движется", "не движущ", true, ""},
-         {"остаётся", "остающ", true, " на месте"},
-         {"неподвижен~", "стоящ", false, ""}},
-        {{"растёт", "растущ", false, ""},
-         {"увеличивается", "увеличивающ", true, ""},
-         {"становится", "становящ", true, " больше"}},
-        {{"уменьшается", "уменьшающ", true, ""},
-         {"сжимается", "сжимающ", true, ""},
-         {"становится", "становящ", true, " меньше"}},
-        {{"отскакивает", "отскакивающ", false, " от краёв"},
-         {"прыгает", "прыгающ", false, " от края к краю"},
-         {"мечется", "мечущ", true, " между краями"}},
-        {{"движется", "движущ", true, " по кругу"},
-         {"кружит", "кружащ", false, ""},
-         {"описывает", "описывающ", false, " круги"}},
-  };
-  return verbs[static_cast<int>(motion)];
-}
-
-std::string RussianFinite(const RussianVerb& verb, Gender gender) {
-  std::string text(verb.finite);
-  if (text.ends_with('~')) {
-    constexpr std::string_view kForms[3] = {"неподвижен", "неподвижна", "неподвижно"};
-    text = kForms[static_cast<int>(gender)];
-  }
-  return text + std::string(verb.tail);
-}
-
 // [has motion][has background]
 const Words& RussianTemplates(bool motion, bool background) {
   static const Words* const words =
@@ -353,21 +200,8 @@ std::string Russian(const Mentioned& clip, Random& random, bool plain) {
   }
   subject += noun.noun;
 
-  std::string finite;
-  std::string participle;
-  if (clip.motion) {
-    const std::vector<RussianVerb>& own = RussianVerbs(*clip.motion);
-    const bool directional = *clip.motion <= Motion::kDown;
-    const bool going = directional && (own.empty() || plain || random.Chance(0.75));
-    const RussianVerb verb = Pick(going ? RussianGoing() : own, random, plain);
-    finite = RussianFinite(verb, noun.gender);
-    participle = Participle(verb.stem, verb.reflexive, noun.gender) + std::string(verb.tail);
-    if (going) {
-      const std::string direction(Pick(RussianDirections(*clip.motion), random, plain));
-      finite += " " + direction;
-      participle += " " + direction;
-    }
-  }
+  RussianMotion motion;
+  if (clip.motion) motion = DrawRussianMotion(*clip.motion, noun.gender, random, plain);
 
   std::string background;
   std::string on_background;
@@ -386,9 +220,9 @@ std::string Russian(const Mentioned& clip, Random& random, bool plain) {
       case 'S':
         return subject;
       case 'M':
-        return finite;
+        return motion.finite;
       case 'G':
-        return participle;
+        return motion.participle;
       case 'B':
         return background;
       case 'b':

@@ -2,6 +2,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -19,6 +20,7 @@
 #include "training/core/picture.h"
 #include "training/data/clip_source.h"
 #include "training/data/video_folder.h"
+#include "training/eval/emoji_prompts.h"
 #include "training/eval/extractor.h"
 #include "training/eval/feature_scores.h"
 #include "training/eval/frechet.h"
@@ -151,22 +153,122 @@ void SaveFailure(const std::string& folder, int64_t clip, const Json& record,
   WritePng(folder + "/" + name + ".png", Tile(Strip(frames, kStripFrames), kStripFrames, 1));
 }
 
+// Measures the clips of prompts and keeps pictures of some of them. `prompt` says what clip i is
+// asked for, `measure` generates and judges it, `right` says whether a record is all right.
+std::vector<Json> MeasurePrompts(
+    const Common& common, const Result& result, ClipGenerator& generator, const std::string& sheet,
+    const std::string& failures, const std::function<const std::string&(int64_t i)>& prompt,
+    const std::function<Json(int64_t i, uint64_t seed, at::Tensor* frames)>& measure,
+    const std::function<bool(const Json&)>& right) {
+  std::map<int64_t, at::Tensor> strips;
+  const auto keep = [&](int64_t i, const at::Tensor& frames) {
+    if (!sheet.empty() && i < kSheetClips) strips[i] = Strip(frames, kStripFrames);
+  };
+  const auto seed = [&](int64_t i) { return common.seed + static_cast<uint64_t>(i); };
+  std::vector<Json> records = common.Measure(result, [&](int64_t i) {
+    at::Tensor frames;
+    Json record = measure(i, seed(i), &frames);
+    keep(i, frames);
+    if (!failures.empty() && !right(record)) SaveFailure(failures, i, record, frames);
+    return record;
+  });
+  if (!sheet.empty()) {
+    std::vector<at::Tensor> rows;
+    for (int64_t i = 0; i < std::min(kSheetClips, common.count); ++i) {
+      if (strips.count(i) == 0) {  // measured by an earlier run
+        keep(i, generator.Generate(prompt(i), seed(i)));
+      }
+      rows.push_back(strips[i]);
+    }
+    WritePng(sheet, Tile(at::cat(rows), rows.front().size(0), 1));
+  }
+  return records;
+}
+
+Wording ParseWording(const std::string& name) {
+  if (name == "plain") return Wording::kPlain;
+  if (name == "synonyms") return Wording::kSynonyms;
+  if (name == "typed") return Wording::kTyped;
+  Invalid("--wording is \"" + name + "\", must be plain, synonyms or typed");
+}
+
+// prompts for a model of animated emoji.
+int EmojiPrompts(const Common& common, const GeneratorOptions& options, const std::string& folder,
+                 const EmojiPromptOptions& prompts, const std::string& wording,
+                 const std::string& sheet, const std::string& failures) {
+  absl::StatusOr<std::shared_ptr<const EmojiArt>> art = EmojiArt::Open(folder);
+  if (!art.ok()) Invalid("--emoji: " + std::string(art.status().message()));
+  const std::vector<EmojiClass>& classes = (*art)->classes();
+  const EmojiJudge judge(*art);
+  const std::vector<EmojiPromptClip> clips = DrawEmojiPrompts(prompts, classes);
+  if (clips.empty()) Invalid("--wording synonyms: no emoji of the list has one in both languages");
+  ModelGenerator generator(options);
+  Result result;
+  result.measure = "prompts";
+  result.report.title = "Prompt match of " + generator.config().name;
+  AddSettings(result, DescribeModel(generator.config(), common.model));
+  AddSettings(result, generator.Settings());
+  AddSettings(result,
+              {{"combinations", prompts.held_out ? "held out of training" : "seen in training"},
+               {"wording", wording},
+               {"Russian prompts", Json(prompts.russian).dump()},
+               {"emoji", std::to_string(classes.size()) + " (list " +
+                             std::to_string((*art)->checksum()) + ")"},
+               {"seed", std::to_string(common.seed)}});
+  const auto clip = [&](int64_t i) -> const EmojiPromptClip& {
+    return clips[static_cast<size_t>(i)];
+  };
+  const std::vector<Json> records = MeasurePrompts(
+      common, result, generator, sheet, failures,
+      [&](int64_t i) -> const std::string& { return clip(i).prompt; },
+      [&](int64_t i, uint64_t seed, at::Tensor* frames) {
+        const auto start = std::chrono::steady_clock::now();
+        *frames = generator.Generate(clip(i).prompt, seed).contiguous();
+        const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+        const EmojiVerdict verdict =
+            judge.Judge(frames->data_ptr<uint8_t>(), static_cast<int>(frames->size(0)),
+                        static_cast<int>(frames->size(1)), static_cast<int>(frames->size(2)));
+        return EmojiPromptRecord(clip(i), seed, taken.count(), verdict, classes);
+      },
+      EmojiAllRight);
+  SummarizeEmojiPrompts(records, prompts.held_out, result);
+  common.Finish(result);
+  return 0;
+}
+
 int Prompts(Common common, const std::vector<std::string>& arguments, bool help) {
   common.count = 200;
   GeneratorOptions options;
   bool held_out = false;
-  std::string pace = "any", sheet, failures;
+  std::string pace = "any", sheet, failures, emoji, wording = "plain";
+  double russian = 0.5;
   FlagSet flags;
   common.AddTo(flags);
   AddGeneratorFlags(options, flags);
-  flags.Add("held-out", &held_out, "the six pairs that training never shows");
-  flags.Add("pace", &pace, "of the motions asked for: any, slow or fast");
+  flags.Add("held-out", &held_out,
+            "what training never shows: the six pairs, or combinations with emoji");
+  flags.Add("pace", &pace, "of the motions asked for: any, slow or fast; not with --emoji");
+  flags.Add("emoji", &emoji,
+            "folder of animated emoji, for a model that was trained on them; empty: moving shapes");
+  flags.Add("wording", &wording, "with --emoji: plain, synonyms or typed (as people do)");
+  flags.Add("russian", &russian, "with --emoji: how many prompts are Russian, 0 to 1");
   flags.Add("sheet", &sheet, "PNG file for the first clips, a row each; empty: none");
   flags.Add("failures", &failures, "folder for PNG strips of clips that are not all right");
   if (help) return std::printf("%s", flags.Usage().c_str()), 0;
   flags.Parse(arguments);
   options.placement = common.Prepare();
   options.model = common.model;
+  if (!emoji.empty()) {
+    CheckRange("--russian", russian, 0, 1, "0 to 1");
+    if (pace != "any") Invalid("--pace is for the moving shapes, not for --emoji");
+    return EmojiPrompts(common, options, emoji,
+                        {.seed = common.seed,
+                         .count = common.count,
+                         .held_out = held_out,
+                         .russian = russian,
+                         .wording = ParseWording(wording)},
+                        wording, sheet, failures);
+  }
   ModelGenerator generator(options);
   const std::vector<PromptClip> clips = DrawPrompts(
       {.seed = common.seed, .count = common.count, .held_out = held_out, .pace = ParsePace(pace)});
@@ -179,29 +281,14 @@ int Prompts(Common common, const std::vector<std::string>& arguments, bool help)
   AddSettings(result, {{"pairs", held_out ? "held out of training" : "seen in training"},
                        {"motions", pace},
                        {"seed", std::to_string(common.seed)}});
-  std::map<int64_t, at::Tensor> strips;
-  const auto keep = [&](int64_t i, const at::Tensor& frames) {
-    if (!sheet.empty() && i < kSheetClips) strips[i] = Strip(frames, kStripFrames);
-  };
-  const std::vector<Json> records = common.Measure(result, [&](int64_t i) {
-    at::Tensor frames;
-    Json record = RunPrompt(generator, clips[static_cast<size_t>(i)],
-                            common.seed + static_cast<uint64_t>(i), &frames);
-    keep(i, frames);
-    if (!failures.empty() && !AllRight(record)) SaveFailure(failures, i, record, frames);
-    return record;
-  });
-  if (!sheet.empty()) {
-    std::vector<at::Tensor> rows;
-    for (int64_t i = 0; i < std::min(kSheetClips, common.count); ++i) {
-      if (strips.count(i) == 0) {  // measured by an earlier run
-        keep(i, generator.Generate(clips[static_cast<size_t>(i)].prompt,
-                                   common.seed + static_cast<uint64_t>(i)));
-      }
-      rows.push_back(strips[i]);
-    }
-    WritePng(sheet, Tile(at::cat(rows), rows.front().size(0), 1));
-  }
+  const auto clip = [&](int64_t i) -> const PromptClip& { return clips[static_cast<size_t>(i)]; };
+  const std::vector<Json> records = MeasurePrompts(
+      common, result, generator, sheet, failures,
+      [&](int64_t i) -> const std::string& { return clip(i).prompt; },
+      [&](int64_t i, uint64_t seed, at::Tensor* frames) {
+        return RunPrompt(generator, clip(i), seed, frames);
+      },
+      AllRight);
   SummarizePrompts(records, held_out, result);
   common.Finish(result);
   return 0;

@@ -148,9 +148,10 @@ class ExtractorTask : public Task {
     for (const auto& part : {Trunk(), Video(), Image(), Text(vocabulary_)}) {
       for (const Parameter& parameter : part) add(parameter.name, parameter.shape);
     }
-    for (int64_t i = 2; i < kAttributes; ++i) {  // only needed while training
-      add(std::string(kAttributeNames[i]) + "_weight", {kAttributeValues[i], kFeatures});
-      add(std::string(kAttributeNames[i]) + "_bias", {kAttributeValues[i]});
+    const AttributeCounts values = source_->attribute_values();
+    for (size_t i = 2; i < kAttributes; ++i) {  // only needed while training
+      add(std::string(kAttributeNames[i]) + "_weight", {values[i], kFeatures});
+      add(std::string(kAttributeNames[i]) + "_bias", {values[i]});
     }
     parameters_["log_scale"] =
         at::full({}, std::log(10.0), at::TensorOptions(device)).set_requires_grad(true);

@@ -35,7 +35,7 @@ class TextTask : public Task {
     }
     const int64_t width = config.text_encoder.context_dim;
     const at::TensorOptions on(device);
-    for (const int64_t values : kAttributeValues) {
+    for (const int64_t values : source_->attribute_values()) {
       heads_.push_back({at::zeros({values, width}, on).set_requires_grad(true),
                         at::zeros({values}, on).set_requires_grad(true)});
     }
@@ -105,7 +105,7 @@ class TextTask : public Task {
         Read(text_.encoder().Encode(batch.at("ids"), batch.at("mask")));
     std::vector<at::Tensor> read, said;
     for (int64_t i = 0; i < kAttributes; ++i) {
-      const at::Tensor values = at::arange(kAttributeValues[i], at::kLong);
+      const at::Tensor values = at::arange(heads_[static_cast<size_t>(i)].bias.size(0), at::kLong);
       read.push_back(logits[static_cast<size_t>(i)].softmax(1).cpu());
       said.push_back(batch.at("attributes").select(1, i).unsqueeze(1).eq(values).to(at::kFloat));
     }

@@ -46,17 +46,6 @@ constexpr char kNullName[] = "null_embedding";  // in these two files
 constexpr int64_t kClassTokens =
     2;  // of the context without text: the null embedding and a masked zero
 
-const char* const kSheetPrompts[] = {
-    "a red circle moves to the right on a white background",
-    "a blue square moves up on a white background",
-    "a yellow triangle grows on a black background",
-    "a green circle moves down on a gray background",
-    "a purple square moves to the left on a cyan background",
-    "an orange triangle shrinks on a black background",
-    "a black square stays still on a white background",
-    "a purple triangle moves to the right on a gray background",
-};
-
 template <typename Attribute>
 nlohmann::json Names(const std::vector<Attribute>& values) {
   nlohmann::json names = nlohmann::json::array();
@@ -221,7 +210,7 @@ class TextToImageTask : public UnetTask {
         at::randn(text_.null_embedding().sizes(), at::detail::createCPUGenerator(seed + 2)));
     text_.null_embedding().set_requires_grad(true);
     at::Generator generator = at::detail::createCPUGenerator(seed + 3);
-    for (const int64_t values : kAttributeValues) {
+    for (const int64_t values : source_->attribute_values()) {
       const at::Tensor rows = at::randn({values, unet_.config().time_embed_dim}, generator,
                                         at::TensorOptions(at::kFloat));
       heads_.push_back((rows / rows.norm(2, 1, true)).to(device));
@@ -312,7 +301,7 @@ class TextToImageTask : public UnetTask {
   at::Tensor SampleSheet(uint64_t seed) override {
     std::vector<at::Tensor> latents;
     const std::vector<int64_t> shape = LatentShape();
-    for (const char* prompt : kSheetPrompts) {
+    for (const std::string& prompt : source_->SheetPrompts()) {
       const model::EncodedPrompt encoded =
           model::EncodePrompt(text_.tokenizer(), text_.encoder(), prompt, nullptr);
       for (uint64_t i = 0; i < 2; ++i) {
@@ -497,7 +486,7 @@ class KeyframesTask : public UnetTask {
   at::Tensor SampleSheet(uint64_t seed) override {
     std::vector<at::Tensor> frames;
     const std::vector<int64_t> shape = LatentShape();
-    for (const char* prompt : kSheetPrompts) {
+    for (const std::string& prompt : source_->SheetPrompts()) {
       const model::EncodedPrompt encoded =
           model::EncodePrompt(text_.tokenizer(), text_.encoder(), prompt, nullptr);
       model::SamplerConfig sampling = config_.keyframe_sampling;
