@@ -282,11 +282,11 @@ void RunDiffusion(const Run& run) {
 }
 
 // The tolerance of the latent after `step` of `steps` steps. That of narrow types is for the end:
-// each step before it has half of the next one's, but no less than an eighth of the last one's.
+// each step before it has half of the next one's, but no less than a quarter of the last one's.
 Tolerance StepTolerance(const Tolerance& last, int64_t step, int64_t steps) {
   if (last.rms == 0) return last;
   const double share =
-      1.0 / static_cast<double>(int64_t{1} << std::clamp<int64_t>(steps - step, 0, 3));
+      1.0 / static_cast<double>(int64_t{1} << std::clamp<int64_t>(steps - step, 0, 2));
   return {.rms = last.rms * share, .peak = last.peak * share};
 }
 
