@@ -1,10 +1,14 @@
 #include "worker/model/denoising.h"
 
 #include <ATen/core/grad_mode.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <chrono>
+#include <deque>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "worker/model/error.h"
 
@@ -26,32 +30,69 @@ TextCondition ExpandRows(const TextCondition& text, int64_t rows) {
           text.mask.defined() ? text.mask.expand({rows, -1}) : text.mask};
 }
 
-struct Halves {
-  at::Tensor cond, uncond;  // uncond is undefined without guidance
+at::Device DeviceOf(const Unet& unet) { return unet.parameters().front().device(); }
+
+at::Tensor NetworkTimes(const Sampler& sampler, at::Device device) {
+  std::vector<int64_t> times;
+  for (int64_t k = 0; k < sampler.steps(); ++k) times.push_back(sampler.network_time(k));
+  return at::tensor(times, at::kLong).to(device);
+}
+
+// The steps that a device was asked for and that are not known to be done.
+class StepsUnderWay {
+ public:
+  using Hook = std::function<void(const LoopState&, double)>;
+
+  StepsUnderWay(at::Device device, const Hook& hook)
+      : device_(device), hook_(hook), last_(std::chrono::steady_clock::now()) {}
+
+  // The step that led to `state` has been asked for. Waits until at most `ahead` are under way.
+  void Add(const LoopState& state, int64_t ahead) {
+    if (device_.is_cpu() || device_.is_meta()) {
+      Tell(state);
+      last_ = std::chrono::steady_clock::now();
+      return;
+    }
+    const c10::impl::VirtualGuardImpl runtime(device_.type());
+    Step& step = steps_.emplace_back(Step{state, c10::Event(device_.type())});
+    step.done.record(runtime.getStream(device_));
+    WaitFor(ahead);
+  }
+
+  // Waits until at most `left` steps are under way.
+  void WaitFor(int64_t left) {
+    while (static_cast<int64_t>(steps_.size()) > left) {
+      steps_.front().done.synchronize();
+      Tell(steps_.front().state);
+      steps_.pop_front();
+    }
+  }
+
+ private:
+  struct Step {
+    LoopState state;
+    c10::Event done;
+  };
+
+  void Tell(const LoopState& state) {
+    const auto now = std::chrono::steady_clock::now();
+    const std::chrono::duration<double> elapsed = now - last_;
+    last_ = now;
+    if (hook_) hook_(state, elapsed.count());
+  }
+
+  const at::Device device_;
+  const Hook& hook_;
+  std::chrono::steady_clock::time_point last_;
+  std::deque<Step> steps_;
 };
 
-Halves ForwardHalves(Unet& unet, const UnetInput& cond, const UnetInput& uncond,
-                     const GuidanceConfig& guidance) {
-  if (guidance.scale == 0) return {unet.forward(cond), {}};
-  if (guidance.two_passes) {
-    const at::Tensor first = unet.forward(cond);
-    return {first, unet.forward(uncond)};
-  }
-  UnetInput both = cond;
-  both.x = Stack(cond.x, uncond.x);
-  both.context = Stack(cond.context, uncond.context);
-  both.context_mask = Stack(cond.context_mask, uncond.context_mask);
-  const at::Tensor out = unet.forward(both);
-  const int64_t half = cond.x.size(0);
-  return {out.narrow(0, 0, half), out.narrow(0, half, half)};
-}
-
-at::Tensor Guided(const Halves& halves, double scale) {
-  return halves.uncond.defined() ? Guide(halves.cond, halves.uncond, scale)
-                                 : halves.cond.to(at::kFloat);
-}
-
 }  // namespace
+
+at::Tensor StepTime::On(at::Device device) const {
+  return tensor.defined() ? tensor
+                          : at::full({1}, value, at::TensorOptions(at::kLong).device(device));
+}
 
 DenoisingLoop::DenoisingLoop(const Sampler& sampler, Denoiser denoiser, const NoiseSource& noise,
                              NoiseStage stage, int pass, at::Device device)
@@ -60,11 +101,12 @@ DenoisingLoop::DenoisingLoop(const Sampler& sampler, Denoiser denoiser, const No
       noise_(noise),
       stage_(stage),
       pass_(pass),
-      device_(device) {}
+      device_(device),
+      times_(NetworkTimes(sampler, device)) {}
 
 LoopState DenoisingLoop::Start(at::IntArrayRef shape) const {
   LoopState state;
-  state.x = noise_.Draw({stage_, pass_, -1}, shape).to(device_);
+  state.x = noise_.Draw({stage_, pass_, -1}, shape, device_);
   return state;
 }
 
@@ -75,9 +117,10 @@ void DenoisingLoop::Step(LoopState& state) const {
     Refuse("next_step is " + std::to_string(k) + ", must be 0.." +
            std::to_string(sampler_.steps() - 1));
   }
-  const at::Tensor prediction = denoiser_(state.x, sampler_.network_time(k));
+  const at::Tensor prediction =
+      denoiser_(state.x, {sampler_.network_time(k), times_.narrow(0, k, 1)});
   at::Tensor noise;
-  if (sampler_.NeedsNoise(k)) noise = noise_.Draw({stage_, pass_, k}, state.x.sizes()).to(device_);
+  if (sampler_.NeedsNoise(k)) noise = noise_.Draw({stage_, pass_, k}, state.x.sizes(), device_);
   sampler_.Advance(state, prediction, noise);
 }
 
@@ -88,18 +131,16 @@ at::Tensor DenoisingLoop::Run(LoopState state, const Hooks& hooks) const {
   }
   state.x = state.x.to(device_, at::kFloat);
   if (state.previous_x0.defined()) state.previous_x0 = state.previous_x0.to(device_, at::kFloat);
+  StepsUnderWay under_way(device_, hooks.step);
   while (state.next_step < sampler_.steps()) {
     if (hooks.cancelled && hooks.cancelled()) {
       throw ModelError(ModelError::Kind::kCancelled,
                        "cancelled before step " + std::to_string(state.next_step));
     }
-    const auto start = std::chrono::steady_clock::now();
     Step(state);
-    if (hooks.step) {
-      const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-      hooks.step(state, elapsed.count());
-    }
+    under_way.Add(state, kStepsAhead);
   }
+  under_way.WaitFor(0);
   return state.x;
 }
 
@@ -118,44 +159,84 @@ at::Tensor Guide(const at::Tensor& cond, const at::Tensor& uncond, double scale)
   return cond.to(at::kFloat) * (scale + 1) - uncond.to(at::kFloat) * scale;
 }
 
-at::Tensor GuidedForward(Unet& unet, const UnetInput& cond, const UnetInput& uncond,
-                         const GuidanceConfig& guidance) {
-  return Guided(ForwardHalves(unet, cond, uncond, guidance), guidance.scale);
+GuidedUnet::GuidedUnet(Unet& unet, UnetInput cond, UnetInput uncond, const GuidanceConfig& guidance)
+    : unet_(unet), cond_(std::move(cond)), uncond_(std::move(uncond)), guidance_(guidance) {
+  if (guidance.scale != 0 && !guidance.two_passes) {
+    both_ = cond_;
+    both_.text = unet.PrepareText(Stack(cond_.context, uncond_.context),
+                                  Stack(cond_.context_mask, uncond_.context_mask));
+  }
+  cond_.text = unet.PrepareText(cond_.context, cond_.context_mask);
+  uncond_.text = unet.PrepareText(uncond_.context, uncond_.context_mask);
+}
+
+GuidedUnet::Halves GuidedUnet::Forward(const at::Tensor& cond_x, const at::Tensor& uncond_x,
+                                       const at::Tensor& time, int64_t frames) const {
+  const auto forward = [&](UnetInput input, const at::Tensor& x) {
+    input.x = x;
+    input.time = time;
+    if (frames > 0) input.frames = frames;
+    return unet_.forward(input);
+  };
+  if (guidance_.scale == 0) return {forward(cond_, cond_x), {}};
+  if (guidance_.two_passes) {
+    const at::Tensor first = forward(cond_, cond_x);
+    return {first, forward(uncond_, uncond_x)};
+  }
+  const at::Tensor out = forward(both_, Stack(cond_x, uncond_x));
+  const int64_t half = cond_x.size(0);
+  return {out.narrow(0, 0, half), out.narrow(0, half, half)};
+}
+
+at::Tensor GuidedUnet::ForwardGuided(const at::Tensor& cond_x, const at::Tensor& uncond_x,
+                                     const at::Tensor& time) const {
+  return Guided(Forward(cond_x, uncond_x, time));
+}
+
+at::Tensor GuidedUnet::ForwardParts(const at::Tensor& x, const at::Tensor& time,
+                                    int64_t frames) const {
+  UnetInput parts = cond_;
+  parts.x = x;
+  parts.time = time;
+  parts.frames = frames;
+  if (!parts.temporal_positions.defined()) {
+    parts.temporal_positions = TemporalPositions(x.size(0), x.device());
+  }
+  return unet_.forward(parts);
+}
+
+at::Tensor GuidedUnet::Guided(const Halves& halves) const {
+  return halves.uncond.defined() ? Guide(halves.cond, halves.uncond, guidance_.scale)
+                                 : halves.cond.to(at::kFloat);
 }
 
 Denoiser MakeKeyframeDenoiser(Unet& unet, const TextCondition& conditional,
                               const TextCondition& unconditional, const GuidanceConfig& guidance,
                               const at::Tensor& positions) {
-  const at::Device device = unet.parameters().front().device();
-  const auto prepare = [&](const TextCondition& text, int64_t rows) {
+  const at::Device device = DeviceOf(unet);
+  const int64_t rows = std::max(conditional.context.size(0), unconditional.context.size(0));
+  const auto prepare = [&](const TextCondition& text) {
     UnetInput input;
     const TextCondition expanded = ExpandRows(text, rows);
     input.context = expanded.context.to(device);
-    input.context_mask = expanded.mask;  // small, and read on the host
+    input.context_mask = expanded.mask;
     input.temporal_positions = positions.defined() ? positions.to(device) : positions;
     return input;
   };
-  const int64_t rows = std::max(conditional.context.size(0), unconditional.context.size(0));
-  UnetInput cond = prepare(conditional, rows), uncond = prepare(unconditional, rows);
-  return [&unet, cond, uncond, guidance, device](const at::Tensor& x, int64_t time) mutable {
-    cond.x = uncond.x = x.to(device);
-    cond.frames = uncond.frames = x.size(0);
-    cond.time = uncond.time = at::full({1}, time, at::TensorOptions(at::kLong).device(device));
-    const Halves halves = ForwardHalves(unet, cond, uncond, guidance);
-    at::Tensor prediction = Guided(halves, guidance.scale);
-    const TemporalGuidance& temporal = guidance.temporal;
-    if (temporal.scale != 0 && time >= temporal.from && time <= temporal.to) {
-      UnetInput parts = cond;
-      parts.frames = temporal.window;
-      if (!parts.temporal_positions.defined()) {
-        parts.temporal_positions = TemporalPositions(x.size(0));
-      }
-      const at::Tensor apart = halves.cond.to(at::kFloat) - unet.forward(parts).to(at::kFloat);
-      const at::Tensor places = apart - apart.mean({2, 3}, true);
-      prediction = prediction + (places - places.mean(0, true)) * temporal.scale;
-    }
-    return prediction;
-  };
+  const GuidedUnet guided(unet, prepare(conditional), prepare(unconditional), guidance);
+  return
+      [guided, temporal = guidance.temporal, device](const at::Tensor& x_t, const StepTime& step) {
+        const at::Tensor x = x_t.to(device), time = step.On(device);
+        const GuidedUnet::Halves halves = guided.Forward(x, x, time, x.size(0));
+        at::Tensor prediction = guided.Guided(halves);
+        if (temporal.ActsAt(step.value)) {
+          const at::Tensor parts = guided.ForwardParts(x, time, temporal.window);
+          const at::Tensor apart = halves.cond.to(at::kFloat) - parts.to(at::kFloat);
+          const at::Tensor places = apart - apart.mean({2, 3}, true);
+          prediction = prediction + (places - places.mean(0, true)) * temporal.scale;
+        }
+        return prediction;
+      };
 }
 
 }  // namespace kandinsky::model

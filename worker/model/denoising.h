@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "worker/model/noise.h"
@@ -19,27 +20,55 @@
 
 namespace kandinsky::model {
 
-// (x_t [B, C, H, W] float32, network time) -> prediction of the same shape, float32, guidance
-// included.
-using Denoiser = std::function<at::Tensor(const at::Tensor& x, int64_t time)>;
+// The time of a step as the network gets it (Sampler::network_time).
+struct StepTime {
+  StepTime(int64_t value, at::Tensor tensor = {}) : value(value), tensor(std::move(tensor)) {}
+
+  // Chooses what is computed (TemporalGuidance::ActsAt). No denoiser computes with it if it has
+  // `tensor`.
+  int64_t value;
+  at::Tensor tensor;  // int64 [1] on the network's device; undefined: the denoiser makes it
+
+  at::Tensor On(at::Device device) const;  // `tensor`, or a new one on `device`
+};
+
+// (x_t [B, C, H, W] float32, time) -> prediction of the same shape, float32, guidance included.
+//
+// Those of this library prepare all that stays the same from step to step when they are made. A
+// call with x and time.tensor on the network's device copies nothing from or to the host and waits
+// for nothing; which operations it runs depends on the shape of x and on TemporalGuidance::ActsAt
+// alone.
+using Denoiser = std::function<at::Tensor(const at::Tensor& x, const StepTime& time)>;
 
 class DenoisingLoop {
  public:
+  // A device computes beside the host, which asks for one step after the other without waiting: so
+  // that it does not run ahead by the whole loop, it asks for step k only when step k -
+  // kStepsAhead - 1 is done (it waits for an event, not for the device). On the CPU every step is
+  // done when it has been asked for.
+  static constexpr int64_t kStepsAhead = 2;
+
   struct Hooks {
-    std::function<bool()> cancelled;  // before every step; true: ModelError::kCancelled
-    std::function<void(const LoopState&, double seconds)>
-        step;  // after every step, with its wall time
+    // Before a step is asked for; true: ModelError::kCancelled. Up to kStepsAhead steps may then
+    // still be running, and nobody waits for them.
+    std::function<bool()> cancelled;
+    // Told of every step in order, when it is done: up to kStepsAhead steps later. `seconds` is its
+    // wall time: on a device that since the step before was done (the first: since the loop began),
+    // so that over a loop they add up to the loop's time.
+    std::function<void(const LoopState&, double seconds)> step;
   };
 
   // `sampler` and `noise` must outlive the loop. `stage` and `pass` key the noise. The state lives
-  // on `device`.
+  // on `device`, where the noise is drawn, too. Within the loop nothing is copied from or to the
+  // host.
   DenoisingLoop(const Sampler& sampler, Denoiser denoiser, const NoiseSource& noise,
                 NoiseStage stage, int pass, at::Device device = at::kCPU);
 
   // x_T: standard normal noise of `shape` [B, C, H, W].
   LoopState Start(at::IntArrayRef shape) const;
 
-  // One step forward. state.next_step must be below steps.
+  // One step forward, which need not be done when this returns (kStepsAhead). state.next_step must
+  // be below steps.
   void Step(LoopState& state) const;
 
   // Steps until the end or until cancelled; returns x_0 [B, C, H, W]. A state that was saved
@@ -53,6 +82,7 @@ class DenoisingLoop {
   const NoiseStage stage_;
   const int pass_;
   const at::Device device_;
+  const at::Tensor times_;  // int64 [steps] on the device: the network time of each step
 };
 
 // Text as the U-Net takes it.
@@ -78,6 +108,8 @@ struct TemporalGuidance {
   int64_t window = 1;  // divides the frames of the video
   // Network times that it acts in, both included (Sampler::network_time; more is noisier).
   int64_t from = 0, to = 10000;
+
+  bool ActsAt(int64_t time) const { return scale != 0 && time >= from && time <= to; }
 };
 
 struct GuidanceConfig {
@@ -90,11 +122,36 @@ struct GuidanceConfig {
 // (w+1)*cond - w*uncond in float32.
 at::Tensor Guide(const at::Tensor& cond, const at::Tensor& uncond, double scale);
 
-// `input` without guidance fields -> guided prediction [N, C, H, W] float32. Evaluates `unet` on
-// the conditional and the unconditional half, in one batch [cond; uncond] or in two passes.
-// `uncond_x` is the unconditional half's x.
-at::Tensor GuidedForward(Unet& unet, const UnetInput& cond, const UnetInput& uncond,
-                         const GuidanceConfig& guidance);
+// Both halves of text or keyframe guidance through one network, in one batch [cond; uncond] or in
+// two passes. Thread rule: const use from any number of threads.
+class GuidedUnet {
+ public:
+  struct Halves {
+    at::Tensor cond, uncond;  // [N, C, H, W] in the network's type; uncond undefined at scale 0
+  };
+
+  // What both halves have beside x and time is taken from `cond` and `uncond`, and their text is
+  // prepared, once. Both have a mask or none has. `unet` must outlive this.
+  GuidedUnet(Unet& unet, UnetInput cond, UnetInput uncond, const GuidanceConfig& guidance);
+
+  // x of the halves [N, C, H, W], time [1] on the network's device. frames 0: what the halves were
+  // made with.
+  Halves Forward(const at::Tensor& cond_x, const at::Tensor& uncond_x, const at::Tensor& time,
+                 int64_t frames = 0) const;
+  // The same, guided: [N, C, H, W] float32.
+  at::Tensor ForwardGuided(const at::Tensor& cond_x, const at::Tensor& uncond_x,
+                           const at::Tensor& time) const;
+  // The conditional half alone, as videos of `frames` frames each.
+  at::Tensor ForwardParts(const at::Tensor& x, const at::Tensor& time, int64_t frames) const;
+
+  // (w+1)*cond - w*uncond in float32, or cond at scale 0.
+  at::Tensor Guided(const Halves& halves) const;
+
+ private:
+  Unet& unet_;
+  UnetInput cond_, uncond_, both_;
+  const GuidanceConfig guidance_;
+};
 
 // The keyframe stage's denoiser: text guidance over the T frames of one video. `unconditional` is
 // NullCondition or the negative prompt. positions [T]; undefined: TemporalPositions(T). `unet` must

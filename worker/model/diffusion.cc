@@ -36,7 +36,8 @@ std::vector<double> Betas(ScheduleType type, int64_t steps) {
 at::Tensor At(const at::Tensor& values, const at::Tensor& t, const at::Tensor& like) {
   std::vector<int64_t> shape(static_cast<size_t>(like.dim()), 1);
   shape[0] = t.size(0);
-  return values.index_select(0, t.to(at::kCPU, at::kLong)).reshape(shape).to(like.device());
+  const at::Device device = like.device();
+  return values.to(device).index_select(0, t.to(device, at::kLong)).reshape(shape);
 }
 
 }  // namespace

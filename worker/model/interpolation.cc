@@ -52,13 +52,11 @@ Denoiser MakeInterpolationDenoiser(Unet& unet, const at::Tensor& video,
   const at::Tensor on_device = video.to(device, at::kFloat);
   const at::Tensor left = LeftKeyframes(on_device), right = RightKeyframes(on_device);
   const at::Tensor none = at::zeros_like(left);
-  return [&unet, input, left, right, none, guidance, device](const at::Tensor& x, int64_t time) {
-    UnetInput cond = input, uncond = input;
+  const GuidedUnet guided(unet, input, input, guidance);
+  return [guided, left, right, none, device](const at::Tensor& x, const StepTime& time) {
     const at::Tensor noisy = x.to(device);
-    cond.x = at::cat({left, noisy, right}, 1);  // [G, 20, H, W]
-    uncond.x = at::cat({none, noisy, none}, 1);
-    cond.time = uncond.time = at::full({1}, time, at::TensorOptions(at::kLong).device(device));
-    return GuidedForward(unet, cond, uncond, guidance);
+    return guided.ForwardGuided(at::cat({left, noisy, right}, 1),  // [G, 20, H, W]
+                                at::cat({none, noisy, none}, 1), time.On(device));
   };
 }
 

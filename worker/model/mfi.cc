@@ -58,17 +58,16 @@ Denoiser MakeMfiDenoiser(Unet& unet, const at::Tensor& video, const at::Tensor& 
   input.context = text.context.to(device);
   input.context_mask = text.mask;
   input.frames = kMfiFrames;
-  return [&unet, input, condition, guidance, batch, device](const at::Tensor& x, int64_t time) {
-    const at::Tensor noisy = x.to(device);
+  const GuidedUnet guided(unet, input, input, guidance);
+  return [guided, condition, batch, device](const at::Tensor& x, const StepTime& step) {
+    const at::Tensor noisy = x.to(device), time = step.On(device);
     std::vector<at::Tensor> parts;
     for (int64_t first = 0; first < noisy.size(0); first += batch * kMfiFrames) {
       const int64_t count = std::min(batch * kMfiFrames, noisy.size(0) - first);
       const at::Tensor given = condition.narrow(0, first, count);
-      UnetInput cond = input, uncond = input;
-      cond.x = at::cat({noisy.narrow(0, first, count), given}, 1);  // [n*5, 9, H, W]
-      uncond.x = at::cat({noisy.narrow(0, first, count), at::zeros_like(given)}, 1);
-      cond.time = uncond.time = at::full({1}, time, at::TensorOptions(at::kLong).device(device));
-      parts.push_back(GuidedForward(unet, cond, uncond, guidance));
+      const at::Tensor some = noisy.narrow(0, first, count);
+      parts.push_back(guided.ForwardGuided(at::cat({some, given}, 1),  // [n*5, 9, H, W]
+                                           at::cat({some, at::zeros_like(given)}, 1), time));
     }
     return parts.size() == 1 ? parts.front() : at::cat(parts, 0);
   };

@@ -195,12 +195,12 @@ class Conv : public torch::nn::Module {
   // transposed convolution with a 4x4 kernel and stride 2, which costs 4/9 of the arithmetic and
   // never stores the enlarged map.
   at::Tensor Enlarged(const at::Tensor& x) const {
-    const at::Tensor sums = at::tensor({0.f, 0.f, 1.f,  //
-                                        0.f, 1.f, 1.f,  //
-                                        1.f, 1.f, 0.f,  //
-                                        1.f, 0.f, 0.f})
-                                .view({4, 3})
-                                .to(weight_.device());
+    // [0 0 1; 0 1 1; 1 1 0; 1 0 0], made where the weights are.
+    const at::Tensor ones = at::zeros({12}, weight_.options().dtype(at::kFloat));
+    for (const auto& [first, count] : {std::pair(2, 1), std::pair(4, 4), std::pair(9, 1)}) {
+      ones.narrow(0, first, count).fill_(1);
+    }
+    const at::Tensor sums = ones.view({4, 3});
     const at::Tensor kernel = at::matmul(at::matmul(sums, weight_.to(at::kFloat)), sums.t())
                                   .to(weight_.scalar_type())
                                   .transpose(0, 1);  // [in, out, 4, 4]

@@ -51,7 +51,7 @@ struct StageProgress {
   int passes = 1;
   int64_t step = 0;  // finished denoising steps of this pass
   int64_t steps = 0;
-  double step_seconds = 0;  // wall time of the last step
+  double step_seconds = 0;  // wall time of the last step (DenoisingLoop::Hooks::step)
 };
 
 // All that is needed to go on after `next_step` finished steps of pass `pass`. Tensors are float32
@@ -65,12 +65,16 @@ struct StageCheckpoint {
   at::Tensor video;  // [T, 4, h, w] what this pass started from; undefined for keyframes
 };
 
+// On a device that computes beside the host, the host asks for up to DenoisingLoop::kStepsAhead
+// steps more than are done. Hooks speak of steps that are done.
 struct StageHooks {
-  // Asked before every step and every decoded chunk; true ends the run with ModelError::kCancelled.
+  // Asked before every step and every decoded chunk; true ends the run with ModelError::kCancelled
+  // (without waiting for the steps that a device is still computing).
   std::function<bool()> cancelled;
-  // Told after every step.
+  // Told of every step, in order.
   std::function<void(const StageProgress&)> progress;
-  // Asked after every step whether a checkpoint is wanted now; if so `checkpoint` gets it.
+  // Asked after every step whether a checkpoint is wanted now; if so `checkpoint` gets it. On a
+  // device that is the only copy and the only wait for the device within a loop.
   std::function<bool()> checkpoint_due;
   std::function<void(const StageCheckpoint&)> checkpoint;
 };

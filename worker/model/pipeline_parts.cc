@@ -50,8 +50,17 @@ at::Tensor RunLoop(const DenoisingLoop& loop, const Sampler& sampler, at::IntArr
       const auto copy = [](const at::Tensor& tensor) {
         return tensor.defined() ? tensor.to(at::kCPU, at::kFloat, false, /*copy=*/true) : tensor;
       };
-      hooks.checkpoint(
-          {pass, after.next_step, copy(after.x), copy(after.previous_x0), copy(video)});
+      StageCheckpoint checkpoint = {pass, after.next_step};
+      if (after.previous_x0.defined()) {
+        // In one copy, as each makes the host wait for the device.
+        const at::Tensor both = copy(at::stack({after.x, after.previous_x0}));
+        checkpoint.x = both[0];
+        checkpoint.previous_x0 = both[1];
+      } else {
+        checkpoint.x = copy(after.x);
+      }
+      checkpoint.video = copy(video);
+      hooks.checkpoint(checkpoint);
     }
   };
   return loop.Run(std::move(state), loop_hooks).to(at::kCPU, at::kFloat);

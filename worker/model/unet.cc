@@ -267,9 +267,12 @@ void UnetConfig::Validate(const std::string& path) const {
   }
 }
 
-at::Tensor TemporalPositions(int64_t frames) {
+at::Tensor TemporalPositions(int64_t frames, at::Device device) {
   if (frames < 1) Refuse("frames is " + std::to_string(frames) + ", must be at least 1");
-  return at::arange(frames, at::kDouble).mul(kPositionRange).div(frames).to(at::kFloat);
+  return at::arange(frames, at::TensorOptions(at::kDouble).device(device))
+      .mul(kPositionRange)
+      .div(frames)
+      .to(at::kFloat);
 }
 
 Unet::Unet(UnetConfig config, const at::TensorOptions& options) : config_(std::move(config)) {
@@ -309,6 +312,19 @@ Unet::Unet(UnetConfig config, const at::TensorOptions& options) : config_(std::m
       "2", std::make_shared<blocks::Conv2d>(c.init_channels, c.out_channels, 3, true, options));
 }
 
+blocks::TextKeys Unet::PrepareText(const at::Tensor& context, const at::Tensor& mask) const {
+  if (!context.defined() || context.dim() != 3 || context.size(0) < 1 || context.size(1) < 1 ||
+      context.size(2) != config_.context_dim) {
+    Refuse("context is " + Shape(context) + ", must be [N, L, " +
+           std::to_string(config_.context_dim) + "]");
+  }
+  if (mask.defined() && mask.sizes() != context.sizes().slice(0, 2)) {
+    Refuse("context_mask is " + Shape(mask) + ", must be as long as context " + Shape(context));
+  }
+  const at::TensorOptions options = in_layer_->weight.options();
+  return {context.to(options), blocks::MakeKeyMask(mask, options)};
+}
+
 at::Tensor Unet::forward(const UnetInput& input, const TraceSink& trace) {
   const at::Tensor& weight = in_layer_->weight;
   const int64_t multiple = config_.size_multiple();
@@ -328,17 +344,12 @@ at::Tensor Unet::forward(const UnetInput& input, const TraceSink& trace) {
     Refuse("x has " + std::to_string(items) + " items, must be a multiple of the " +
            std::to_string(pass.frames) + " frames of a video");
   }
-  if (!input.context.defined() || input.context.dim() != 3 || input.context.size(0) < 1 ||
-      items % input.context.size(0) != 0 || input.context.size(1) < 1 ||
-      input.context.size(2) != config_.context_dim) {
-    Refuse("context is " + Shape(input.context) + ", must be [N, L, " +
+  pass.text =
+      input.text.context.defined() ? input.text : PrepareText(input.context, input.context_mask);
+  if (items % pass.text.context.size(0) != 0) {
+    Refuse("context is " + Shape(pass.text.context) + ", must be [N, L, " +
            std::to_string(config_.context_dim) + "] with N = " + std::to_string(items) +
            " or a divisor of it");
-  }
-  if (input.context_mask.defined() &&
-      input.context_mask.sizes() != input.context.sizes().slice(0, 2)) {
-    Refuse("context_mask is " + Shape(input.context_mask) + ", must be as long as context " +
-           Shape(input.context));
   }
   // [N], [T] or a single value -> [N] on the network's device.
   const auto per_item = [&](const at::Tensor& value, const char* name) {
@@ -349,9 +360,6 @@ at::Tensor Unet::forward(const UnetInput& input, const TraceSink& trace) {
     }
     return value.reshape({-1}).to(weight.device()).repeat({items / count});
   };
-
-  pass.text.context = input.context.to(weight.options());
-  pass.text.mask = blocks::MakeKeyMask(input.context_mask, weight.options());
 
   at::Tensor embedding =
       to_time_embed_->forward(per_item(input.time, "time"), pass, "to_time_embed");  // [N, E]
@@ -364,7 +372,7 @@ at::Tensor Unet::forward(const UnetInput& input, const TraceSink& trace) {
   if (to_temporal_embed_) {
     const at::Tensor positions = input.temporal_positions.defined()
                                      ? input.temporal_positions
-                                     : TemporalPositions(pass.frames);
+                                     : TemporalPositions(pass.frames, weight.device());
     pass.temporal = at::silu(to_temporal_embed_->forward(per_item(positions, "temporal_positions"),
                                                          pass, "to_temporal_embed"));
   }

@@ -21,6 +21,8 @@
 #include <string_view>
 #include <vector>
 
+#include "worker/model/text_keys.h"
+
 namespace kandinsky::model {
 
 // How frames of one video see each other.
@@ -79,7 +81,7 @@ struct UnetConfig {
 
 // Temporal position of keyframe i of n: i*180/n -> float32 [n]. Equal to the published rule (0, s,
 // 2s, .. with s = 180/n) wherever n divides 180.
-at::Tensor TemporalPositions(int64_t frames);
+at::Tensor TemporalPositions(int64_t frames, at::Device device = at::kCPU);
 
 // Told the output of every module that the published implementation would report, in execution
 // order, under its path.
@@ -90,7 +92,9 @@ struct UnetInput {
   at::Tensor time;          // [N], [1] or scalar: t * time_scale, an integer value in any dtype
   at::Tensor context;       // [N, L, D], or [B, L, D]: one for all frames of a video (faster)
   at::Tensor context_mask;  // [N, L] or [B, L], bool or integer, 1 = visible; undefined: all are
-  int64_t frames = 0;       // T; 0: config.num_frames, or N if that is 0 too
+  // Unet::PrepareText of both, which are not read then.
+  blocks::TextKeys text;
+  int64_t frames = 0;  // T; 0: config.num_frames, or N if that is 0 too
   at::Tensor
       temporal_positions;  // [N], [T]; keyframe variants only; undefined: TemporalPositions(T)
   at::Tensor skip_frames;  // [N], [1] or scalar, 0..19; interpolation only
@@ -120,7 +124,15 @@ class Unet : public torch::nn::Module {
 
   // -> [N, out_channels, H, W] in the parameters' dtype. Throws ModelError::kInvalidArgument on
   // shapes that do not fit.
+  //
+  // With `text` prepared and everything on the network's device, what is computed depends on shapes
+  // and on which tensors are defined alone: nothing is copied from or to the host, and it waits for
+  // nothing.
   at::Tensor forward(const UnetInput& input, const TraceSink& trace = nullptr);
+
+  // context [B, L, D] and mask [B, L] (undefined: all is visible) for any number of forward passes.
+  // Reads the mask on the host.
+  blocks::TextKeys PrepareText(const at::Tensor& context, const at::Tensor& mask) const;
 
   // The start of training, from a generator seeded with `seed`: normal weights of variance
   // 1 / (3 fan-in) (that of the uniform start of He et al. 2015 as PyTorch ships it), norms that

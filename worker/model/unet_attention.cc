@@ -31,8 +31,8 @@ at::Tensor JoinHeads(const at::Tensor& x) { return x.transpose(1, 2).flatten(2);
 
 KeyMask MakeKeyMask(const at::Tensor& mask, const at::TensorOptions& options) {
   if (!mask.defined()) return {};
-  const at::Tensor hidden = mask.eq(0);          // [B, L]
-  const at::Tensor blind = hidden.all(1, true);  // [B, 1]
+  const at::Tensor hidden = mask.to(at::kCPU).eq(0);  // [B, L]
+  const at::Tensor blind = hidden.all(1, true);       // [B, 1]
   KeyMask result;
   if (blind.any().item<bool>()) {
     result.keep = blind.logical_not().to(options).unsqueeze(2);

@@ -11,25 +11,13 @@
 #include <string>
 
 #include "worker/model/layers.h"
+#include "worker/model/text_keys.h"
 
 namespace kandinsky::model::blocks {
 
-// Which tokens may be attended to. The published semantics: masked logits become the lowest finite
-// value, so a row without any visible token attends uniformly to all of its tokens. Here such a row
-// gets no bias and zero keys, which gives the same weights in every dtype.
-struct KeyMask {
-  at::Tensor bias;  // [B, 1, 1, L] 0 or the lowest finite value; undefined: every token is visible
-  at::Tensor keep;  // [B, 1, 1] 1, or 0 for rows without visible tokens; undefined: there are none
-};
-
-// mask [B, L], nonzero = visible; undefined: all are.
+// mask [B, L], nonzero = visible; undefined: all are. Read on the host: what is made of it depends
+// on what it holds.
 KeyMask MakeKeyMask(const at::Tensor& mask, const at::TensorOptions& options);
-
-// The text of a forward pass. Every N/B neighbouring frames share a row.
-struct TextKeys {
-  at::Tensor context;  // [B, L, D]
-  KeyMask mask;
-};
 
 // Multi-head attention without biases, scale head_dim^-0.5, channel layout (head, dim).
 class Attention : public torch::nn::Module {

@@ -218,14 +218,47 @@ std::string_view BaseName(std::string_view name) {
 
 // Element-wise operations, in which CUDA takes 0-dimensional tensors of the host.
 bool TakesHostScalars(std::string_view name) {
-  static const std::set<std::string_view> names = {
-      "add",         "sub",        "rsub",         "mul",         "div",         "pow",
-      "remainder",   "fmod",       "floor_divide", "true_divide", "atan2",       "eq",
-      "ne",          "lt",         "le",           "gt",          "ge",          "maximum",
-      "minimum",     "fmax",       "fmin",         "where",       "masked_fill", "lerp",
-      "addcmul",     "addcdiv",    "clamp",        "clamp_min",   "clamp_max",   "fill",
-      "bitwise_and", "bitwise_or", "bitwise_xor",  "logical_and", "logical_or",  "logical_xor",
-      "copysign",    "hypot",      "xlogy"};
+  static const std::set<std::string_view> names = {"add",
+                                                   "sub",
+                                                   "rsub",
+                                                   "mul",
+                                                   "div",
+                                                   "pow",
+                                                   "remainder",
+                                                   "fmod",
+                                                   "floor_divide",
+                                                   "true_divide",
+                                                   "atan2",
+                                                   "eq",
+                                                   "ne",
+                                                   "lt",
+                                                   "le",
+                                                   "gt",
+                                                   "ge",
+                                                   "maximum",
+                                                   "minimum",
+                                                   "fmax",
+                                                   "fmin",
+                                                   "where",
+                                                   "masked_fill",
+                                                   "lerp",
+                                                   "addcmul",
+                                                   "addcdiv",
+                                                   "clamp",
+                                                   "clamp_min",
+                                                   "clamp_max",
+                                                   "fill",
+                                                   "bitwise_and",
+                                                   "bitwise_or",
+                                                   "bitwise_xor",
+                                                   "logical_and",
+                                                   "logical_or",
+                                                   "logical_xor",
+                                                   "bitwise_left_shift",
+                                                   "bitwise_right_shift",
+                                                   "copysign",
+                                                   "hypot",
+                                                   "xlogy"};
   return names.contains(BaseName(name));
 }
 
@@ -431,6 +464,9 @@ void RegisterOperators() {
   own->impl("_local_scalar_dense", &LocalScalar);
   own->impl("convolution_overrideable", &Convolution);
   own->impl("scaled_dot_product_attention", &Attention);
+  // Not of simpler operations, as LibTorch would, but in one, as on CUDA.
+  own->impl("native_group_norm", torch::CppFunction::makeFromBoxedFunction<&Fallback>());
+  own->impl("native_layer_norm", torch::CppFunction::makeFromBoxedFunction<&Fallback>());
   own->impl("record_stream", &RecordStream);
 }
 

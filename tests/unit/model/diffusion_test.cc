@@ -242,8 +242,8 @@ TEST(Sampler, ThresholdsAtItsFloor) {
 
 // The exact denoiser of data ~ N(mean, deviation^2): E[x_0 | x_t] in closed form.
 Denoiser GaussianDenoiser(const Sampler& sampler, double mean, double deviation) {
-  return [&sampler, mean, deviation](const at::Tensor& x, int64_t time) {
-    const double a = sampler.schedule().alpha_bar(time / sampler.schedule().time_scale());
+  return [&sampler, mean, deviation](const at::Tensor& x, const StepTime& time) {
+    const double a = sampler.schedule().alpha_bar(time.value / sampler.schedule().time_scale());
     const double variance = a * deviation * deviation + 1 - a;
     const at::Tensor x0 =
         mean + (x - std::sqrt(a) * mean) * (std::sqrt(a) * deviation * deviation / variance);
@@ -301,8 +301,8 @@ TEST(Sampler, DpmSolverIsOfHigherOrder) {
 }
 
 // A denoiser that depends on every element and on time.
-at::Tensor Wobble(const at::Tensor& x, int64_t time) {
-  return at::sin(x * 3 + static_cast<double>(time) * 0.01) + x.roll(1, 3) * 0.5;
+at::Tensor Wobble(const at::Tensor& x, const StepTime& time) {
+  return at::sin(x * 3 + static_cast<double>(time.value) * 0.01) + x.roll(1, 3) * 0.5;
 }
 
 const SamplerConfig kAllRules[] = {

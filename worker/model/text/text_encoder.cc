@@ -85,7 +85,9 @@ at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double epsilon
 at::Tensor ClampHalf(const at::Tensor& x) {
   if (x.scalar_type() != at::kHalf) return x;
   constexpr double kMax = 65504;
-  const double bound = at::isinf(x).any().item<bool>() ? kMax - 1000 : kMax;
+  // Without asking the device which of the two it is.
+  const at::Tensor bound =
+      at::full({}, kMax, x.options()).masked_fill(at::isinf(x).any(), kMax - 1000);
   return x.clamp(-bound, bound);
 }
 

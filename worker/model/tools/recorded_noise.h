@@ -20,8 +20,9 @@ class RecordedNoise : public NoiseSource {
     recordings_[{stage, pass}] = {std::move(initial), std::move(steps)};
   }
 
+ private:
   // Throws ModelError::kDataLoss when nothing of this shape was recorded for the key.
-  at::Tensor Draw(const NoiseKey& key, at::IntArrayRef shape) const override {
+  at::Tensor DrawOn(const NoiseKey& key, at::IntArrayRef shape, at::Device device) const override {
     at::Tensor noise;
     if (const auto found = recordings_.find({key.stage, key.pass}); found != recordings_.end()) {
       const Recording& recording = found->second;
@@ -39,10 +40,9 @@ class RecordedNoise : public NoiseSource {
               std::to_string(key.pass) + ", step " + std::to_string(key.step) +
               (noise.defined() ? "; recorded shape " + ShapeToString(noise.sizes()) : ""));
     }
-    return noise.to(at::kFloat).clone();
+    return noise.to(device, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
   }
 
- private:
   struct Recording {
     at::Tensor initial;
     at::Tensor steps;
