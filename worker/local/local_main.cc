@@ -274,6 +274,7 @@ int Run(const Flags& flags) {
   try {
     model::ValidateRequest(request, config);
     execution = ParseExecution(flags);
+    model::ApplyToProcess(execution);
   } catch (const model::ModelError& error) {
     throw UsageError(error.what());
   }

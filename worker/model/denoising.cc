@@ -4,13 +4,16 @@
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <bit>
 #include <chrono>
+#include <cstddef>
 #include <deque>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "worker/model/error.h"
+#include "worker/model/graph_cache.h"
 
 namespace kandinsky::model {
 namespace {
@@ -37,6 +40,14 @@ at::Tensor NetworkTimes(const Sampler& sampler, at::Device device) {
   for (int64_t k = 0; k < sampler.steps(); ++k) times.push_back(sampler.network_time(k));
   return at::tensor(times, at::kLong).to(device);
 }
+
+GuidanceConfig WithSecondPass(GuidanceConfig guidance) {
+  guidance.two_passes |= guidance.second != nullptr;
+  return guidance;
+}
+
+// Tells every number from every other.
+uint64_t Bits(double value) { return std::bit_cast<uint64_t>(value); }
 
 // The steps that a device was asked for and that are not known to be done.
 class StepsUnderWay {
@@ -160,32 +171,86 @@ at::Tensor Guide(const at::Tensor& cond, const at::Tensor& uncond, double scale)
 }
 
 GuidedUnet::GuidedUnet(Unet& unet, UnetInput cond, UnetInput uncond, const GuidanceConfig& guidance)
-    : unet_(unet), cond_(std::move(cond)), uncond_(std::move(uncond)), guidance_(guidance) {
-  if (guidance.scale != 0 && !guidance.two_passes) {
+    : unet_(unet),
+      guidance_(WithSecondPass(guidance)),
+      cond_(std::move(cond)),
+      uncond_(std::move(uncond)) {
+  if (guidance_.scale != 0 && !guidance_.two_passes) {
     both_ = cond_;
     both_.text = unet.PrepareText(Stack(cond_.context, uncond_.context),
                                   Stack(cond_.context_mask, uncond_.context_mask));
   }
   cond_.text = unet.PrepareText(cond_.context, cond_.context_mask);
-  uncond_.text = unet.PrepareText(uncond_.context, uncond_.context_mask);
+  Unet& other = guidance_.second != nullptr ? *guidance_.second : unet;
+  uncond_.text = other.PrepareText(uncond_.context, uncond_.context_mask);
+  const at::Device there = DeviceOf(other);
+  for (at::Tensor* tensor :
+       {&uncond_.temporal_positions, &uncond_.skip_frames, &uncond_.perturbation}) {
+    if (tensor->defined()) *tensor = tensor->to(there);
+  }
 }
 
 GuidedUnet::Halves GuidedUnet::Forward(const at::Tensor& cond_x, const at::Tensor& uncond_x,
                                        const at::Tensor& time, int64_t frames) const {
-  const auto forward = [&](UnetInput input, const at::Tensor& x) {
+  const auto forward = [&](Unet& unet, UnetInput input, const at::Tensor& x,
+                           const at::Tensor& when) {
     input.x = x;
-    input.time = time;
+    input.time = when;
     if (frames > 0) input.frames = frames;
-    return unet_.forward(input);
+    return unet.forward(input);
   };
-  if (guidance_.scale == 0) return {forward(cond_, cond_x), {}};
-  if (guidance_.two_passes) {
-    const at::Tensor first = forward(cond_, cond_x);
-    return {first, forward(uncond_, uncond_x)};
+  if (guidance_.scale == 0) return {forward(unet_, cond_, cond_x, time), {}};
+  if (guidance_.second != nullptr) {
+    // Asked for first, so that the copies are under way while the other half is asked for.
+    const at::Device here = DeviceOf(unet_), there = DeviceOf(*guidance_.second);
+    const at::Tensor uncond =
+        forward(*guidance_.second, uncond_, uncond_x.to(there, /*non_blocking=*/true),
+                time.to(there, /*non_blocking=*/true));
+    const at::Tensor first = forward(unet_, cond_, cond_x, time);
+    return {first, uncond.to(here, /*non_blocking=*/true)};
   }
-  const at::Tensor out = forward(both_, Stack(cond_x, uncond_x));
+  if (guidance_.two_passes) {
+    const at::Tensor first = forward(unet_, cond_, cond_x, time);
+    return {first, forward(unet_, uncond_, uncond_x, time)};
+  }
+  const at::Tensor out = forward(unet_, both_, Stack(cond_x, uncond_x), time);
   const int64_t half = cond_x.size(0);
   return {out.narrow(0, 0, half), out.narrow(0, half, half)};
+}
+
+at::Tensor GuidedUnet::Run(const std::string& signature, const std::vector<at::Tensor>& inputs,
+                           const StepFunction& step) const {
+  if (guidance_.graphs == nullptr || guidance_.second != nullptr) return step(*this, inputs);
+  std::string key =
+      c10::str(signature, "|", Bits(guidance_.scale), guidance_.two_passes, "|", cond_.frames, "|");
+  std::vector<at::Tensor> all;
+  for (const at::Tensor& input : inputs) all.push_back(input.contiguous());
+  GuidedUnet guided = *this;
+  guided.VisitConditions([&](at::Tensor& condition) {
+    key += condition.defined() ? '1' : '0';
+    if (condition.defined()) all.push_back(condition.contiguous());
+  });
+  return guidance_.graphs->Run(key, all,
+                               [guided, step, own = static_cast<std::ptrdiff_t>(inputs.size())](
+                                   const std::vector<at::Tensor>& recorded) {
+                                 GuidedUnet replaced = guided;
+                                 auto next = recorded.begin() + own;
+                                 replaced.VisitConditions([&](at::Tensor& condition) {
+                                   if (condition.defined()) condition = *next++;
+                                 });
+                                 return step(replaced, {recorded.begin(), recorded.begin() + own});
+                               });
+}
+
+void GuidedUnet::VisitConditions(const std::function<void(at::Tensor&)>& visit) {
+  for (UnetInput* half : {&cond_, &uncond_, &both_}) {
+    visit(half->text.context);
+    visit(half->text.mask.bias);
+    visit(half->text.mask.keep);
+    visit(half->temporal_positions);
+    visit(half->skip_frames);
+    visit(half->perturbation);
+  }
 }
 
 at::Tensor GuidedUnet::ForwardGuided(const at::Tensor& cond_x, const at::Tensor& uncond_x,
@@ -226,16 +291,23 @@ Denoiser MakeKeyframeDenoiser(Unet& unet, const TextCondition& conditional,
   const GuidedUnet guided(unet, prepare(conditional), prepare(unconditional), guidance);
   return
       [guided, temporal = guidance.temporal, device](const at::Tensor& x_t, const StepTime& step) {
-        const at::Tensor x = x_t.to(device), time = step.On(device);
-        const GuidedUnet::Halves halves = guided.Forward(x, x, time, x.size(0));
-        at::Tensor prediction = guided.Guided(halves);
-        if (temporal.ActsAt(step.value)) {
-          const at::Tensor parts = guided.ForwardParts(x, time, temporal.window);
-          const at::Tensor apart = halves.cond.to(at::kFloat) - parts.to(at::kFloat);
-          const at::Tensor places = apart - apart.mean({2, 3}, true);
-          prediction = prediction + (places - places.mean(0, true)) * temporal.scale;
-        }
-        return prediction;
+        const bool acts = temporal.ActsAt(step.value);
+        const auto predict = [temporal, acts](const GuidedUnet& halves_of,
+                                              const std::vector<at::Tensor>& inputs) {
+          const at::Tensor &x = inputs[0], &time = inputs[1];
+          const GuidedUnet::Halves halves = halves_of.Forward(x, x, time, x.size(0));
+          at::Tensor prediction = halves_of.Guided(halves);
+          if (acts) {
+            const at::Tensor parts = halves_of.ForwardParts(x, time, temporal.window);
+            const at::Tensor apart = halves.cond.to(at::kFloat) - parts.to(at::kFloat);
+            const at::Tensor places = apart - apart.mean({2, 3}, true);
+            prediction = prediction + (places - places.mean(0, true)) * temporal.scale;
+          }
+          return prediction;
+        };
+        const std::string signature =
+            acts ? c10::str("parts", Bits(temporal.scale), ",", temporal.window) : "";
+        return guided.Run(signature, {x_t.to(device), step.On(device)}, predict);
       };
 }
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -112,18 +113,28 @@ struct TemporalGuidance {
   bool ActsAt(int64_t time) const { return scale != 0 && time >= from && time <= to; }
 };
 
+class GraphCache;
+
 struct GuidanceConfig {
   double scale = 5.0;  // w in (w+1)*cond - w*uncond; 0 is plain conditional and costs half
   bool two_passes =
       false;  // run the halves one after the other: half the activation memory, more time
   TemporalGuidance temporal;  // keyframes only
+  // The same network once more, as a rule on another device: it computes the unconditional half of
+  // two passes (whatever two_passes says) while the first computes the conditional one. nullptr:
+  // there is none. Must outlive the denoiser.
+  Unet* second = nullptr;
+  // Steps are replayed as recorded graphs (graph_cache.h), the same bits. Of this network alone;
+  // not used with `second`. nullptr: they run as usual. Must outlive the denoiser.
+  GraphCache* graphs = nullptr;
 };
 
 // (w+1)*cond - w*uncond in float32.
 at::Tensor Guide(const at::Tensor& cond, const at::Tensor& uncond, double scale);
 
 // Both halves of text or keyframe guidance through one network, in one batch [cond; uncond] or in
-// two passes. Thread rule: const use from any number of threads.
+// two passes, or each through a network of its own. Thread rule: const use from any number of
+// threads, but for Run with graphs.
 class GuidedUnet {
  public:
   struct Halves {
@@ -147,10 +158,21 @@ class GuidedUnet {
   // (w+1)*cond - w*uncond in float32, or cond at scale 0.
   at::Tensor Guided(const Halves& halves) const;
 
+  // A step over `inputs`, all on the network's device, and the halves that it is handed.
+  using StepFunction =
+      std::function<at::Tensor(const GuidedUnet& guided, const std::vector<at::Tensor>& inputs)>;
+  // step(*this, inputs), by way of a graph where GuidanceConfig::graphs says so. `inputs` hold
+  // every tensor of the request that `step` reads; `signature` says what else it depends on.
+  at::Tensor Run(const std::string& signature, const std::vector<at::Tensor>& inputs,
+                 const StepFunction& step) const;
+
  private:
+  // Calls `visit` for every tensor of a request in the halves.
+  void VisitConditions(const std::function<void(at::Tensor&)>& visit);
+
   Unet& unet_;
-  UnetInput cond_, uncond_, both_;
   const GuidanceConfig guidance_;
+  UnetInput cond_, uncond_, both_;
 };
 
 // The keyframe stage's denoiser: text guidance over the T frames of one video. `unconditional` is

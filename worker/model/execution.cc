@@ -1,5 +1,6 @@
 #include "worker/model/execution.h"
 
+#include <ATen/Context.h>
 #include <torch/cuda.h>
 
 #include <algorithm>
@@ -68,6 +69,26 @@ Placement ParsePlacement(const std::string& device, const std::string& dtype) {
   return placement;
 }
 
+Placement ParsePlacements(const std::string& device, const std::string& dtype,
+                          std::optional<at::Device>* second) {
+  second->reset();
+  const size_t comma = device.find(',');
+  if (comma == std::string::npos) return ParsePlacement(device, dtype);
+  const std::string names[] = {device.substr(0, comma), device.substr(comma + 1)};
+  for (const std::string& name : names) {
+    if (name == "auto") {
+      Invalid("device is \"" + device + "\", must name both devices, such as cuda:0,cuda:1");
+    }
+  }
+  const Placement placement = ParsePlacement(names[0], dtype);
+  *second = ParsePlacement(names[1], dtype).device;
+  const at::Device first = placement.device;
+  if (first.type() != (*second)->type() || (first.is_cuda() && first == **second)) {
+    Invalid("device is \"" + device + "\", must be two CUDA devices, such as cuda:0,cuda:1");
+  }
+  return placement;
+}
+
 int64_t ParseBytes(std::string_view field, std::string_view text) {
   const auto refuse = [&]() {
     Invalid(std::string(field) + " is \"" + std::string(text) +
@@ -107,14 +128,28 @@ ExecutionOptions ParseExecutionOptions(const ExecutionFlagValues& values) {
     return flag->otherwise;
   };
   ExecutionOptions options;
-  options.placement = ParsePlacement(text("device"), text("dtype"));
+  const auto choice = [&](std::string_view name, const char* yes, const char* no) {
+    const std::string value = text(name);
+    if (value != yes && value != no) {
+      Invalid(std::string(name) + " is \"" + value + "\", must be " + yes + " or " + no);
+    }
+    return value == yes;
+  };
+  options.placement = ParsePlacements(text("device"), text("dtype"), &options.second_device);
   options.guidance_passes =
       static_cast<int>(ParseInt("guidance_passes", text("guidance_passes"), 1, 2));
   if (const std::string bytes = text("decode_bytes"); bytes != "model") {
     options.decode_bytes = ParseBytes("decode_bytes", bytes);
   }
+  options.cuda_graphs = choice("cuda_graphs", "auto", "off");
+  options.cudnn_autotune = choice("cudnn_autotune", "on", "off");
   ValidateExecutionOptions(options);
   return options;
+}
+
+void ApplyToProcess(const ExecutionOptions& options) {
+  at::globalContext().setDeterministicCuDNN(true);
+  at::globalContext().setBenchmarkCuDNN(options.cudnn_autotune);
 }
 
 void ValidateExecutionOptions(const ExecutionOptions& options) {
@@ -122,6 +157,10 @@ void ValidateExecutionOptions(const ExecutionOptions& options) {
   if (dtype != at::kFloat && dtype != at::kBFloat16 && dtype != at::kHalf) {
     Invalid(std::string("placement.dtype is ") + c10::toString(dtype) +
             ", must be Float, BFloat16 or Half");
+  }
+  if (options.second_device && options.second_device->type() != options.placement.device.type()) {
+    Invalid("second_device is " + options.second_device->str() + ", must be of the type of " +
+            options.placement.device.str());
   }
   if (options.guidance_passes < 1 || options.guidance_passes > 2) {
     Invalid("guidance_passes is " + std::to_string(options.guidance_passes) + ", must be 1 or 2");

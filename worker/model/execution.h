@@ -29,6 +29,12 @@ struct Placement {
 // not there, is ModelError::kInvalidArgument. The dtype is "float32", "bfloat16" or "float16".
 Placement ParsePlacement(const std::string& device, const std::string& dtype);
 
+// As ParsePlacement, but `device` may also be two names with a comma between them ("cuda:0,cuda:1",
+// "cpu,cpu"): neither "auto", both of one type, and not the same CUDA device twice. `second` is
+// then the second device, otherwise nullopt.
+Placement ParsePlacements(const std::string& device, const std::string& dtype,
+                          std::optional<at::Device>* second);
+
 // A plain value. The defaults change nothing: everything on one device, in one type, at once.
 struct ExecutionOptions {
   Placement placement;
@@ -48,7 +54,26 @@ struct ExecutionOptions {
   // of the model directory's, which need not be there: for measuring. Not a flag of any program
   // that serves.
   std::optional<uint64_t> random_weights;
+
+  // Keyframes and interpolation: a second copy of the U-Net on this device computes the
+  // unconditional half of guidance, while that of placement.device computes the conditional one and
+  // combines both. The bits of guidance_passes = 2 (which it implies) on one device of the kind.
+  // All else is on placement.device alone. nullopt: none.
+  std::optional<at::Device> second_device;
+
+  // Keyframes and interpolation on a CUDA device, without a second one: steps are replayed as
+  // graphs (graph_cache.h). The same bits. Costs the memory of the activations of the largest step,
+  // which stays reserved between requests, and one comparison of a step's result for every shape.
+  bool cuda_graphs = true;
+
+  // Process-wide: cuDNN measures which of its convolutions (the deterministic ones) is fastest for
+  // every new shape. What it finds may differ from process to process, and results with it, in
+  // rounding: a resumed run is then not the same bits.
+  bool cudnn_autotune = false;
 };
+
+// Sets what holds for the whole process: how cuDNN chooses. Call it before the first stage runs.
+void ApplyToProcess(const ExecutionOptions& options);
 
 // Every value of kExecutionFlags that is missing has its default. ModelError::kInvalidArgument
 // names a flag that is unknown, or flag, value and what it must be.

@@ -11,14 +11,22 @@
 // FLAG(name, default, help) of every flag. All are text; ParseExecutionOptions checks them.
 // clang-format off
 #define KANDINSKY_EXECUTION_FLAGS(FLAG)                                                           \
-  FLAG(device, "auto", "auto (CUDA when there is one), cpu, cuda or cuda:N.")                     \
+  FLAG(device, "auto",                                                                            \
+       "auto (CUDA when there is one), cpu, cuda or cuda:N. Two such as cuda:0,cuda:1: the halves "\
+       "of guidance on one each, both with the whole network.")                                   \
   FLAG(dtype, "float32", "Type of the networks: float32, bfloat16 or float16.")                   \
   FLAG(guidance_passes, "1",                                                                      \
        "1, or 2: the halves of guidance one after the other. Half the memory of activations in "  \
        "keyframes and interpolation; a little slower where the device has work enough.")          \
   FLAG(decode_bytes, "model",                                                                     \
        "Device memory that one layer of the decoder may take, in bytes or such as 2GB; model: as "\
-       "model.json says; 0: no limit. Less: fewer frames at once, then strips.")
+       "model.json says; 0: no limit. Less: fewer frames at once, then strips.")               \
+  FLAG(cuda_graphs, "auto",                                                                       \
+       "auto or off: on one CUDA device a denoising step of a shape that came before is replayed "\
+       "as a graph. The same bits; the memory of the largest step stays reserved.")               \
+  FLAG(cudnn_autotune, "off",                                                                     \
+       "on or off: cuDNN times its algorithms for every new shape and takes the fastest. Results "\
+       "of two processes may then differ in their last bits.")
 // clang-format on
 
 namespace kandinsky::model {

@@ -1,6 +1,7 @@
 #include "worker/model/interpolation.h"
 
 #include <string>
+#include <vector>
 
 #include "worker/model/error.h"
 
@@ -54,9 +55,13 @@ Denoiser MakeInterpolationDenoiser(Unet& unet, const at::Tensor& video,
   const at::Tensor none = at::zeros_like(left);
   const GuidedUnet guided(unet, input, input, guidance);
   return [guided, left, right, none, device](const at::Tensor& x, const StepTime& time) {
-    const at::Tensor noisy = x.to(device);
-    return guided.ForwardGuided(at::cat({left, noisy, right}, 1),  // [G, 20, H, W]
-                                at::cat({none, noisy, none}, 1), time.On(device));
+    return guided.Run("", {x.to(device), time.On(device), left, right},
+                      [none](const GuidedUnet& halves_of, const std::vector<at::Tensor>& inputs) {
+                        const at::Tensor& noisy = inputs[0];
+                        return halves_of.ForwardGuided(
+                            at::cat({inputs[2], noisy, inputs[3]}, 1),  // [G, 20, H, W]
+                            at::cat({none, noisy, none}, 1), inputs[1]);
+                      });
   };
 }
 

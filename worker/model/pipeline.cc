@@ -9,6 +9,8 @@
 #include "worker/model/checkpoint/tensor_source.h"
 #include "worker/model/error.h"
 #include "worker/model/frame_delivery.h"
+#include "worker/model/graph_cache.h"
+#include "worker/model/graph_recorder.h"
 #include "worker/model/interpolation.h"
 #include "worker/model/pipeline_parts.h"
 #include "worker/model/weights_init.h"
@@ -85,6 +87,42 @@ std::unique_ptr<Movq> LoadDecoder(const MovqConfig& config, const std::string& d
               .dtype = placement.dtype,
               .device = placement.device});
   return movq;
+}
+
+// What computes beside a stage's U-Net, or stands in for it.
+struct UnetAids {
+  std::unique_ptr<Unet> second;        // on ExecutionOptions::second_device
+  std::unique_ptr<GraphCache> graphs;  // of steps of the U-Net
+  std::string no_graphs;               // why there are none, where they were wanted
+
+  GuidanceConfig Guide(double scale, const ExecutionOptions& execution,
+                       const TemporalGuidance& temporal = {}) const {
+    return {.scale = scale,
+            .two_passes = execution.guidance_passes == 2,
+            .temporal = temporal,
+            .second = second.get(),
+            .graphs = graphs.get()};
+  }
+  GraphStats stats() const {
+    if (graphs != nullptr) return graphs->stats();
+    return {.reason = no_graphs};
+  }
+};
+
+UnetAids MakeUnetAids(const UnetConfig& config, const std::string& directory,
+                      const WeightSource& source, const ExecutionOptions& execution) {
+  UnetAids aids;
+  const Placement& placement = execution.placement;
+  if (execution.second_device) {
+    ExecutionOptions there = execution;
+    there.placement.device = *execution.second_device;
+    aids.second = LoadUnet(config, directory, source, there);
+  } else if (execution.cuda_graphs && placement.device.is_cuda()) {
+    if (auto recorder = MakeGraphRecorder(placement.device, &aids.no_graphs)) {
+      aids.graphs = std::make_unique<GraphCache>(std::move(recorder), placement.device);
+    }
+  }
+  return aids;
 }
 
 DecodeOptions DecodeBound(const ModelConfig& config, const ExecutionOptions& execution) {
@@ -179,6 +217,7 @@ struct KeyframeStage::Impl {
   Tokenizer tokenizer;
   std::unique_ptr<TextEncoder> encoder;
   std::unique_ptr<Unet> unet;
+  UnetAids aids;
   at::Tensor null_embedding;  // [W]
   std::unique_ptr<Movq> movq;
   EmbeddingCache cache{kCachedPrompts, kCachedBytes};
@@ -197,11 +236,14 @@ KeyframeStage::KeyframeStage(const std::string& model_directory,
   auto encoder = LoadTextEncoder(config, model_directory, execution);
   auto unet =
       LoadUnet(config.keyframe_unet, model_directory, config.weights.keyframe_unet, execution);
+  UnetAids aids =
+      MakeUnetAids(config.keyframe_unet, model_directory, config.weights.keyframe_unet, execution);
   at::Tensor null_embedding = LoadNull(model_directory, config.weights.keyframe_null,
                                        config.keyframe_unet.context_dim, execution);
   auto movq = LoadDecoder(config.movq, model_directory, config.weights.movq, execution);
   impl_.reset(new Impl{std::move(config), execution, std::move(tokenizer), std::move(encoder),
-                       std::move(unet), std::move(null_embedding), std::move(movq)});
+                       std::move(unet), std::move(aids), std::move(null_embedding),
+                       std::move(movq)});
 }
 
 KeyframeStage::~KeyframeStage() = default;
@@ -220,13 +262,11 @@ at::Tensor KeyframeStage::Run(const GenerationRequest& request, const StageHooks
       });
   const SeededNoise seeded(request.seed);
   const int64_t cell = impl_->config.movq.downsampling();
-  return SampleKeyframes(*impl_->unet, prompt, impl_->null_embedding, impl_->config.keyframes,
-                         request.height / cell, request.width / cell,
-                         WithSteps(impl_->config.keyframe_sampling, request.steps),
-                         {.scale = request.guidance_scale,
-                          .two_passes = impl_->execution.guidance_passes == 2,
-                          .temporal = impl_->config.temporal_guidance},
-                         noise != nullptr ? *noise : seeded, hooks, resume);
+  return SampleKeyframes(
+      *impl_->unet, prompt, impl_->null_embedding, impl_->config.keyframes, request.height / cell,
+      request.width / cell, WithSteps(impl_->config.keyframe_sampling, request.steps),
+      impl_->aids.Guide(request.guidance_scale, impl_->execution, impl_->config.temporal_guidance),
+      noise != nullptr ? *noise : seeded, hooks, resume);
 }
 
 at::Tensor KeyframeStage::Preview(const at::Tensor& keyframes) {
@@ -243,10 +283,13 @@ at::Tensor KeyframeStage::Preview(const at::Tensor& keyframes) {
 
 const ModelConfig& KeyframeStage::config() const { return impl_->config; }
 
+GraphStats KeyframeStage::graph_stats() const { return impl_->aids.stats(); }
+
 struct InterpolationStage::Impl {
   ModelConfig config;
   ExecutionOptions execution;
   std::unique_ptr<Unet> unet;
+  UnetAids aids;
   at::Tensor null_embedding;  // [W]
 };
 
@@ -256,9 +299,12 @@ InterpolationStage::InterpolationStage(const std::string& model_directory,
   ModelConfig config = ModelConfig::Load(model_directory);
   auto unet = LoadUnet(config.interpolation_unet, model_directory,
                        config.weights.interpolation_unet, execution);
+  UnetAids aids = MakeUnetAids(config.interpolation_unet, model_directory,
+                               config.weights.interpolation_unet, execution);
   at::Tensor null_embedding = LoadNull(model_directory, config.weights.interpolation_null,
                                        config.interpolation_unet.context_dim, execution);
-  impl_.reset(new Impl{std::move(config), execution, std::move(unet), std::move(null_embedding)});
+  impl_.reset(new Impl{std::move(config), execution, std::move(unet), std::move(aids),
+                       std::move(null_embedding)});
 }
 
 InterpolationStage::~InterpolationStage() = default;
@@ -296,8 +342,7 @@ at::Tensor InterpolationStage::Run(const at::Tensor& keyframes, const Generation
          .passes = request.passes,
          .skip_frames = config.skip_frames.at(static_cast<size_t>(pass))},
         WithSteps(config.interpolation_sampling, config.InterpolationSteps(request.steps)),
-        {.scale = request.interpolation_guidance_scale,
-         .two_passes = impl_->execution.guidance_passes == 2},
+        impl_->aids.Guide(request.interpolation_guidance_scale, impl_->execution),
         noise != nullptr ? *noise : seeded, hooks,
         resume && resume->pass == pass ? resume : std::nullopt);
     video = MergeGroups(video, groups);
@@ -306,6 +351,8 @@ at::Tensor InterpolationStage::Run(const at::Tensor& keyframes, const Generation
 }
 
 const ModelConfig& InterpolationStage::config() const { return impl_->config; }
+
+GraphStats InterpolationStage::graph_stats() const { return impl_->aids.stats(); }
 
 struct DecodingStage::Impl {
   ModelConfig config;

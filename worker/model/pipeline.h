@@ -21,6 +21,7 @@
 #include <string>
 
 #include "worker/model/execution.h"
+#include "worker/model/graph_cache.h"
 #include "worker/model/model_config.h"
 #include "worker/model/noise.h"
 
@@ -95,6 +96,8 @@ class KeyframeStage {
   at::Tensor Preview(const at::Tensor& keyframes);
 
   const ModelConfig& config() const;
+  // What became of ExecutionOptions::cuda_graphs; on other devices than CUDA's all is zero.
+  GraphStats graph_stats() const;
 
  private:
   struct Impl;
@@ -116,6 +119,8 @@ class InterpolationStage {
                  const NoiseSource* noise = nullptr);
 
   const ModelConfig& config() const;
+  // What became of ExecutionOptions::cuda_graphs; on other devices than CUDA's all is zero.
+  GraphStats graph_stats() const;
 
  private:
   struct Impl;

@@ -1,10 +1,11 @@
 #include "worker/stages/stages.h"
 
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
 #include <map>
 #include <optional>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -206,7 +207,9 @@ class ModelRunner : public StageRunner {
     }
     try {
       model::ValidateRequest(ToRequest(input.parameters), it->second->config());
-      return RunModel(*it->second, input, context);
+      absl::StatusOr<StageOutput> output = RunModel(*it->second, input, context);
+      ReportGraphs(*it->second);
+      return output;
     } catch (...) {
       return CurrentExceptionToStatus();
     }
@@ -226,10 +229,22 @@ class ModelRunner : public StageRunner {
     return RunDecoding(stage, input, context);
   }
 
+  // Says once for each model that its steps are not replayed as graphs, or not all of them, and
+  // why.
+  void ReportGraphs(const ModelStage& stage) {
+    if constexpr (requires { stage.graph_stats(); }) {
+      const model::GraphStats stats = stage.graph_stats();
+      if (stats.reason.empty() || !without_graphs_.insert(stage.config().name).second) return;
+      Log(LogLevel::kWarning, "steps run without CUDA graphs",
+          {{"model", stage.config().name}, {"stage", Name(stage_)}, {"why", stats.reason}});
+    }
+  }
+
   const Stage stage_;
   const StageOptions options_;
   const model::ExecutionOptions execution_;
   std::map<std::string, std::unique_ptr<ModelStage>> loaded_;
+  std::set<std::string> without_graphs_;  // models of which ReportGraphs has told
 };
 
 }  // namespace
@@ -245,8 +260,7 @@ absl::StatusOr<std::unique_ptr<StageRunner>> MakeStage(Stage stage, const StageO
       CatchStatus([&] { return model::ParseExecutionOptions(options.execution); });
   if (!execution.ok()) return execution.status();
   at::set_num_threads(options.threads);
-  at::globalContext().setDeterministicCuDNN(true);
-  at::globalContext().setBenchmarkCuDNN(false);
+  model::ApplyToProcess(*execution);
   switch (stage) {
     case Stage::kKeyframes:
       return std::make_unique<ModelRunner<model::KeyframeStage>>(stage, options, *execution);

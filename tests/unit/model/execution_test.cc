@@ -68,6 +68,9 @@ TEST(ExecutionOptions, DefaultsOfFlagsAreThoseOfTheStruct) {
   EXPECT_EQ(parsed.placement.dtype, plain.placement.dtype);
   EXPECT_EQ(parsed.guidance_passes, plain.guidance_passes);
   EXPECT_EQ(parsed.decode_bytes, plain.decode_bytes);
+  EXPECT_EQ(parsed.second_device, plain.second_device);
+  EXPECT_EQ(parsed.cuda_graphs, plain.cuda_graphs);
+  EXPECT_EQ(parsed.cudnn_autotune, plain.cudnn_autotune);
 }
 
 TEST(ExecutionOptions, AreReadAndChecked) {
@@ -83,7 +86,9 @@ TEST(ExecutionOptions, AreReadAndChecked) {
                                                         {"dtype", "int3"},
                                                         {"guidance_passes", "3"},
                                                         {"guidance_passes", "two"},
-                                                        {"decode_bytes", "-1"}}) {
+                                                        {"decode_bytes", "-1"},
+                                                        {"cuda_graphs", "yes"},
+                                                        {"cudnn_autotune", "auto"}}) {
     ExecutionFlagValues values = {{"device", "cpu"}};
     values[name] = value;
     EXPECT_THAT(ErrorOf(values),
@@ -94,6 +99,38 @@ TEST(ExecutionOptions, AreReadAndChecked) {
   ExecutionOptions bad;
   bad.guidance_passes = 0;
   EXPECT_THROW(KeyframeStage(Model(), bad), ModelError);
+}
+
+TEST(ExecutionOptions, TwoDevices) {
+  ExecutionOptions options = ParseExecutionOptions({{"device", "cpu,cpu"}});
+  EXPECT_EQ(options.placement.device, at::kCPU);
+  ASSERT_TRUE(options.second_device.has_value());
+  EXPECT_EQ(*options.second_device, at::kCPU);
+  for (const char* device :
+       {"auto,cpu", "cpu,auto", "cpu,", ",cpu", "cpu,cpu,cpu", "cpu,cuda:99"}) {
+    EXPECT_THAT(ErrorOf({{"device", device}}), HasSubstr("device is")) << device;
+  }
+  options.second_device = at::Device(at::kMeta);
+  EXPECT_THROW(ValidateExecutionOptions(options), ModelError);
+}
+
+TEST(ExecutionOptions, AutotuningIsForTheProcess) {
+  ExecutionOptions options;
+  options.cudnn_autotune = true;
+  ApplyToProcess(options);
+  EXPECT_TRUE(at::globalContext().benchmarkCuDNN());
+  EXPECT_TRUE(at::globalContext().deterministicCuDNN());
+  ApplyToProcess({});
+  EXPECT_FALSE(at::globalContext().benchmarkCuDNN());
+  EXPECT_TRUE(at::globalContext().deterministicCuDNN());
+}
+
+TEST(ExecutionOptions, ASecondDeviceGivesTheBitsOfTwoPasses) {
+  const ExecutionOptions passes = {.guidance_passes = 2}, devices = {.second_device = at::kCPU};
+  const at::Tensor keyframes = KeyframeStage(Model(), passes).Run(Request(1));
+  EXPECT_TRUE(at::equal(KeyframeStage(Model(), devices).Run(Request(1)), keyframes));
+  EXPECT_TRUE(at::equal(InterpolationStage(Model(), devices).Run(keyframes, Request(1)),
+                        InterpolationStage(Model(), passes).Run(keyframes, Request(1))));
 }
 
 TEST(ParseBytes, KnowsUnits) {
