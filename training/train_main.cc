@@ -35,6 +35,7 @@
 #include "worker/model/model_config.h"
 #include "worker/model/pipeline.h"
 #include "worker/model/weights_init.h"
+#include "worker/process/processors.h"
 
 namespace kandinsky::training {
 namespace {
@@ -55,7 +56,7 @@ void OnSignal(int signal) {
 struct Common {
   std::string preset;
   std::string device = "auto";
-  int threads = 2;
+  int threads = 0;  // resolved by Prepare
   std::string videos, emoji;
   uint64_t data_seed = 1;
   ClipOptions clip;
@@ -103,7 +104,7 @@ struct Common {
     flags.Add("metrics_listen", &train.metrics_listen, "host:port of /metrics; empty: none");
     flags.Add("progress", &train.progress, "show it on standard error");
     flags.Add("device", &device, "auto, cpu, cuda or cuda:N (auto: by LOCAL_RANK)");
-    flags.Add("threads", &threads, "CPU threads of the arithmetic");
+    flags.Add("threads", &threads, "CPU threads of the arithmetic; 0: one a usable processor");
   }
 };
 
@@ -130,6 +131,8 @@ Prepared Prepare(Common& common) {
   CheckRange("--mixed_colors", common.clip.mixed_colors, 0, 1 - common.clip.unnamed_colors,
              "0 to 1 - unnamed_colors");
   CheckRange("--leave_out", common.leave_out, 0, 1, "0 to 1");
+  CheckRange("--threads", common.threads, 0, kMaxThreads, "0 (auto) to 1024");
+  common.threads = ThreadsOrAuto(common.threads);
   at::set_num_threads(common.threads);
   if (!common.preset.empty()) {
     PrepareModelDirectory(ModelConfig::Load(common.preset), common.preset, common.train.out);

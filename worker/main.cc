@@ -10,14 +10,14 @@
 
 #define KANDINSKY_DEFINE_FLAG(name, otherwise, help) ABSL_FLAG(std::string, name, otherwise, help);
 KANDINSKY_EXECUTION_FLAGS(KANDINSKY_DEFINE_FLAG)
-ABSL_FLAG(int, threads, 2,
-          "CPU threads of an operation. Results are equal on workers with equal numbers only.");
+ABSL_FLAG(
+    int, threads, 0,
+    "CPU threads of an operation; 0: one for each processor that the process may use (affinity, "
+    "control group). Results do not depend on it.");
 
 int main(int argc, char** argv) {
-  // The math libraries must not choose fewer threads by what the machine has: that would change
-  // sums.
+  // The number of threads is ours to choose.
   setenv("MKL_DYNAMIC", "FALSE", /*overwrite=*/0);
-  setenv("OMP_DYNAMIC", "FALSE", /*overwrite=*/0);
   return kandinsky::RunWorkerProcess(
       argc, argv, "Works on the tasks of one stage of Kandinsky Video Service.",
       [](kandinsky::Stage stage, const std::vector<std::string>& model_dirs) {

@@ -38,6 +38,7 @@
 #include "worker/model/movq.h"
 #include "worker/model/pipeline.h"
 #include "worker/model/text/tokenizer.h"
+#include "worker/process/processors.h"
 
 namespace kandinsky::training {
 namespace {
@@ -60,7 +61,7 @@ struct Common {
   uint64_t seed = 1;
   std::string json;
   std::string device = "auto";
-  int threads = 2;
+  int threads = 0;
   bool resume = true;
   bool progress = true;
 
@@ -70,7 +71,7 @@ struct Common {
     flags.Add("seed", &seed, "of prompts, noise and resampling");
     flags.Add("json", &json, "file for the result; on the way FILE.partial; empty: none");
     flags.Add("device", &device, "auto, cpu, cuda or cuda:N");
-    flags.Add("threads", &threads, "CPU threads of the arithmetic");
+    flags.Add("threads", &threads, "CPU threads of the arithmetic; 0: one a usable processor");
     flags.Add("resume", &resume, "go on with FILE.partial if it is there");
     flags.Add("progress", &progress, "show it on standard error");
   }
@@ -79,7 +80,11 @@ struct Common {
   model::Placement Prepare() const {
     if (model.empty()) Invalid("--model is needed");
     if (count < 1) Invalid("--count is " + std::to_string(count) + ", must be 1 or more");
-    if (threads < 1) Invalid("--threads is " + std::to_string(threads) + ", must be 1 or more");
+    if (threads < 0 || threads > kMaxThreads) {
+      Invalid("--threads is " + std::to_string(threads) + ", must be from 0 (auto) to " +
+              std::to_string(kMaxThreads));
+    }
+    threads = ThreadsOrAuto(threads);
     at::set_num_threads(threads);
     return model::ParsePlacement(device, "float32");
   }

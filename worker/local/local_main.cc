@@ -26,6 +26,7 @@
 #include "worker/media/video_encoder.h"
 #include "worker/model/error.h"
 #include "worker/model/pipeline.h"
+#include "worker/process/processors.h"
 
 namespace {
 
@@ -51,8 +52,9 @@ constexpr char kUsage[] =
     "  --format NAME           mp4, webm or gif (default: by the extension of --out, else mp4)\n"
     "  --fps X                 playback rate (default: the level's, which makes it last 8 "
     "seconds)\n"
-    "  --threads N             processor threads of an operation (default: 2, like the service's\n"
-    "                          workers; results are equal with equal numbers only)\n"
+    "  --threads N             processor threads of an operation (default: 0, as many as the "
+    "process\n"
+    "                          may use); results do not depend on it\n"
     "  --out FILE              the video; appears under this name when it is complete\n"
     "  --json                  progress and result as JSON lines on standard output\n"
     "\n"
@@ -284,13 +286,13 @@ int Run(const Flags& flags) {
   options.height = static_cast<int>(request.height);
   options.fps = ParseFrameRate(flags, *level);
   options.expected_frames = static_cast<int>(level->frames);
-  const int threads = ParseNumber<int>(flags, "--threads", 2);
-  if (threads < 1) throw UsageError("--threads must be at least 1");
-  // As in kandinsky-worker: the math libraries must not choose fewer threads by what the machine
-  // has.
+  const int threads = ParseNumber<int>(flags, "--threads", 0);
+  if (threads < 0 || threads > kandinsky::kMaxThreads) {
+    throw UsageError("--threads is " + std::to_string(threads) + ", must be from 0 (auto) to " +
+                     std::to_string(kandinsky::kMaxThreads));
+  }
   setenv("MKL_DYNAMIC", "FALSE", 0);
-  setenv("OMP_DYNAMIC", "FALSE", 0);
-  at::set_num_threads(threads);
+  at::set_num_threads(kandinsky::ThreadsOrAuto(threads));
 
   Reporter reporter(flags.at("--json") == "true");
   const kandinsky::Vocabulary vocabulary(config.vocabulary);

@@ -1,9 +1,11 @@
 #include "worker/model/layers.h"
 
 #include <cmath>
+#include <vector>
 
 #include "worker/model/error.h"
 #include "worker/model/norm.h"
+#include "worker/model/reproducible.h"
 
 namespace kandinsky::model::blocks {
 namespace {
@@ -33,8 +35,8 @@ at::Tensor Multiply(const at::Tensor& x, const at::Tensor& weight, const at::Ten
 at::Tensor Convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                     int64_t stride, at::IntArrayRef padding) {
   return Multiply(x, weight, bias, [&](const auto& a, const auto& w, const auto& b) {
-    return a.dim() == 5 ? at::conv3d(a, w, b, stride, padding)
-                        : at::conv2d(a, w, b, stride, padding);
+    // One number stands for every axis, as in at::conv2d.
+    return Convolution(a, w, b, std::vector<int64_t>(padding.size(), stride), padding);
   });
 }
 
@@ -61,8 +63,9 @@ Linear::Linear(int64_t in, int64_t out, bool with_bias, const at::TensorOptions&
       bias(with_bias ? register_parameter("bias", at::empty({out}, options)) : at::Tensor()) {}
 
 at::Tensor Linear::forward(const at::Tensor& x) const {
-  return Multiply(x, weight, bias,
-                  [](const auto& a, const auto& w, const auto& b) { return at::linear(a, w, b); });
+  return Multiply(x, weight, bias, [](const auto& a, const auto& w, const auto& b) {
+    return LinearProduct(a, w, b);
+  });
 }
 
 Conv2d::Conv2d(int64_t in, int64_t out, int64_t kernel, bool with_bias,
@@ -87,9 +90,10 @@ UpConv2d::UpConv2d(int64_t channels, const at::TensorOptions& options)
       bias(register_parameter("bias", at::empty({channels}, options))) {}
 
 at::Tensor UpConv2d::forward(const at::Tensor& x) const {
-  return Multiply(
-      x.contiguous(at::MemoryFormat::ChannelsLast), weight, bias,
-      [](const auto& a, const auto& w, const auto& b) { return at::conv_transpose2d(a, w, b, 2); });
+  return Multiply(x.contiguous(at::MemoryFormat::ChannelsLast), weight, bias,
+                  [](const auto& a, const auto& w, const auto& b) {
+                    return TransposedConvolution(a, w, b, {2, 2}, {0, 0});
+                  });
 }
 
 FrameConv::FrameConv(int64_t in, int64_t out, int64_t time_kernel, int64_t spatial_kernel,

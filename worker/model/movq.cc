@@ -8,10 +8,12 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "worker/model/error.h"
 #include "worker/model/json_reader.h"
 #include "worker/model/movq_norm.h"
+#include "worker/model/reproducible.h"
 
 namespace kandinsky::model {
 
@@ -186,8 +188,7 @@ class Conv : public torch::nn::Module {
 
   // [N, in, H, W] -> [N, out, H, W]; with a three-sided kernel [N, in, T, H, W].
   at::Tensor operator()(const at::Tensor& x) const {
-    return padding_.size() == 2 ? at::conv2d(x, weight_, bias_, {1, 1}, padding_)
-                                : at::conv3d(x, weight_, bias_, {1, 1, 1}, padding_);
+    return Convolution(x, weight_, bias_, std::vector<int64_t>(padding_.size(), 1), padding_);
   }
 
   // The same on the map enlarged twofold by nearest neighbours: [N, in, H, W] -> [N, out, 2 H, 2 W]
@@ -204,11 +205,13 @@ class Conv : public torch::nn::Module {
     const at::Tensor kernel = at::matmul(at::matmul(sums, weight_.to(at::kFloat)), sums.t())
                                   .to(weight_.scalar_type())
                                   .transpose(0, 1);  // [in, out, 4, 4]
-    return at::conv_transpose2d(x, kernel, bias_, {2, 2}, {1, 1});
+    return TransposedConvolution(x, kernel, bias_, {2, 2}, {1, 1});
   }
 
   // The same without padding and with stride 2: [N, in, 2 H + 1, 2 W + 1] -> [N, out, H, W].
-  at::Tensor Stride2(const at::Tensor& x) const { return at::conv2d(x, weight_, bias_, {2, 2}); }
+  at::Tensor Stride2(const at::Tensor& x) const {
+    return Convolution(x, weight_, bias_, {2, 2}, {0, 0});
+  }
 
   at::ScalarType dtype() const { return weight_.scalar_type(); }
 
@@ -398,8 +401,7 @@ class AttentionBlock : public torch::nn::Module {
     const auto tokens = [&](const Conv& conv) {  // [N, 1, H W, C]
       return conv(h).permute({0, 2, 3, 1}).reshape({n, 1, height * width, c});
     };
-    const at::Tensor attended =
-        at::scaled_dot_product_attention(tokens(*q_), tokens(*k_), tokens(*v_));
+    const at::Tensor attended = AttentionProduct(tokens(*q_), tokens(*k_), tokens(*v_));
     return state.runner.Store(
         x + (*proj_out_)(attended.view({n, height, width, c}).permute({0, 3, 1, 2})));
   }
@@ -416,12 +418,11 @@ class AttentionBlock : public torch::nn::Module {
           .transpose(1, 2)
           .reshape({b * height * width, 1, t, c});
     };
-    const at::Tensor attended =
-        at::scaled_dot_product_attention(tokens(*q_), tokens(*k_), tokens(*v_))
-            .view({b, height * width, t, c})
-            .transpose(1, 2)
-            .reshape({n, height, width, c})
-            .permute({0, 3, 1, 2});  // [N, C, H, W]
+    const at::Tensor attended = AttentionProduct(tokens(*q_), tokens(*k_), tokens(*v_))
+                                    .view({b, height * width, t, c})
+                                    .transpose(1, 2)
+                                    .reshape({n, height, width, c})
+                                    .permute({0, 3, 1, 2});  // [N, C, H, W]
     return state.runner.Store(x + (*proj_out_)(attended));
   }
 

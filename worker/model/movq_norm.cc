@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "worker/model/reproducible.h"
+
 namespace kandinsky::model {
 namespace {
 
@@ -256,7 +258,7 @@ at::Tensor Condition(at::Tensor y, const NormParameters& parameters, int64_t fir
     y = y * NearestRows(parameters.scale, first_row, rows, height, width) +
         NearestRows(parameters.shift, first_row, rows, height, width);
   }
-  return parameters.activate ? at::silu(y) : y;
+  return parameters.activate ? model::Silu(y) : y;
 }
 
 }  // namespace

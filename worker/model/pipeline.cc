@@ -13,6 +13,7 @@
 #include "worker/model/graph_recorder.h"
 #include "worker/model/interpolation.h"
 #include "worker/model/pipeline_parts.h"
+#include "worker/model/reproducible.h"
 #include "worker/model/weights_init.h"
 
 namespace kandinsky::model {
@@ -251,6 +252,7 @@ KeyframeStage::~KeyframeStage() = default;
 at::Tensor KeyframeStage::Run(const GenerationRequest& request, const StageHooks& hooks,
                               const std::optional<StageCheckpoint>& resume,
                               const NoiseSource* noise) {
+  const ReproducibleScope reproducible;
   ValidateRequest(request, impl_->config);
   if (hooks.cancelled && hooks.cancelled()) {
     throw ModelError(ModelError::Kind::kCancelled, "cancelled before the text encoder");
@@ -270,6 +272,7 @@ at::Tensor KeyframeStage::Run(const GenerationRequest& request, const StageHooks
 }
 
 at::Tensor KeyframeStage::Preview(const at::Tensor& keyframes) {
+  const ReproducibleScope reproducible;
   at::NoGradGuard no_grad;
   CheckVideo("keyframes", keyframes, impl_->config.movq.z_channels);
   std::vector<at::Tensor> frames;  // uint8 [1, H, W, 3]
@@ -313,6 +316,7 @@ at::Tensor InterpolationStage::Run(const at::Tensor& keyframes, const Generation
                                    const StageHooks& hooks,
                                    const std::optional<StageCheckpoint>& resume,
                                    const NoiseSource* noise) {
+  const ReproducibleScope reproducible;
   const ModelConfig& config = impl_->config;
   ValidateRequest(request, config);
   CheckVideo("keyframes", keyframes, config.movq.z_channels);
@@ -375,6 +379,7 @@ DecodingStage::~DecodingStage() = default;
 void DecodingStage::Run(const at::Tensor& latents, const StageHooks& hooks,
                         const std::function<void(int64_t first, const at::Tensor& frames)>& sink,
                         int64_t first_frame) {
+  const ReproducibleScope reproducible;
   CheckVideo("latents", latents, impl_->config.movq.z_channels);
   FrameDelivery delivery([&](int64_t first, const at::Tensor& frames) {  // uint8 [n, H, W, 3]
     if (hooks.progress) {

@@ -5,7 +5,8 @@
 // of requests. Thread rule: construct, then call Run from one thread at a time. Tensors that go in
 // and come out live on the CPU. Every random number comes from a NoiseSource keyed by (seed, stage,
 // pass, step), so equal requests give equal tensors on any machine of the same build and device
-// type, whether a run was interrupted and resumed or not.
+// type, with any number of threads (reproducible.h), whether a run was interrupted and resumed or
+// not.
 //
 // Errors: ModelError (bad request, damaged files, cancellation) and c10::Error (device failures,
 // out of memory).

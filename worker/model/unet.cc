@@ -12,6 +12,7 @@
 #include "worker/model/error.h"
 #include "worker/model/json_reader.h"
 #include "worker/model/layers.h"
+#include "worker/model/reproducible.h"
 #include "worker/model/unet_attention.h"
 #include "worker/model/unet_blocks.h"
 
@@ -36,7 +37,7 @@ class TimeEmbedding : public Slots {
     trace(".0", y);
     y = in_->forward(y.to(in_->weight.options()));
     trace(".1", y);
-    y = at::silu(y);
+    y = Silu(y);
     trace(".2", y);
     y = out_->forward(y);
     trace(".3", y);
@@ -405,7 +406,7 @@ at::Tensor Unet::forward(const UnetInput& input, const TraceSink& trace) {
 
   x = out_norm_->forward(x);
   pass.Trace("out_layer.0", x);
-  x = out_conv_->forward(at::silu(x));
+  x = out_conv_->forward(Silu(x));
   pass.Trace("out_layer", x);
   return x;
 }

@@ -9,6 +9,7 @@ target_sources(kandinsky_model PRIVATE
   mfi.cc
   norm.cc
   norm_kernel.cc
+  reproducible.cc
   sampler.cc
   unet.cc
   unet_attention.cc

@@ -3,6 +3,8 @@
 #include <limits>
 #include <optional>
 
+#include "worker/model/reproducible.h"
+
 namespace kandinsky::model::blocks {
 namespace {
 
@@ -66,9 +68,9 @@ at::Tensor Attention::forward(const at::Tensor& query, const at::Tensor& context
   if (mask.keep.defined()) key = key * mask.keep;
   std::optional<at::Tensor> bias;
   if (mask.bias.defined()) bias = mask.bias.expand({-1, -1, query.size(1), -1});
-  const at::Tensor out = at::scaled_dot_product_attention(
-      Heads(to_query_->forward(query), head_dim_), Heads(key, head_dim_),
-      Heads(to_value_->forward(context), head_dim_), bias);
+  const at::Tensor out =
+      AttentionProduct(Heads(to_query_->forward(query), head_dim_), Heads(key, head_dim_),
+                       Heads(to_value_->forward(context), head_dim_), bias);
   return output_layer_->forward(JoinHeads(out));
 }
 
@@ -79,8 +81,8 @@ at::Tensor Attention::OverFrames(const at::Tensor& x, int64_t frames) const {
   const auto split = [&](const at::Tensor& t) {
     return t.reshape({-1, frames, pixels * channels / head_dim_, head_dim_}).transpose(1, 2);
   };
-  const at::Tensor out = at::scaled_dot_product_attention(
-      split(to_query_->forward(x)), split(to_key_->forward(x)), split(to_value_->forward(x)));
+  const at::Tensor out = AttentionProduct(split(to_query_->forward(x)), split(to_key_->forward(x)),
+                                          split(to_value_->forward(x)));
   return output_layer_->forward(out.transpose(1, 2).reshape({-1, pixels, channels}));
 }
 
@@ -90,7 +92,7 @@ FeedForward::FeedForward(int64_t channels, int64_t expansion, const at::TensorOp
 
 at::Tensor FeedForward::forward(const at::Tensor& x) const {
   at::Tensor hidden = in_->forward(x);
-  hidden = at::silu_(hidden);
+  SiluInPlace(hidden);
   return out_->forward(hidden);
 }
 

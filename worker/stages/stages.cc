@@ -12,6 +12,7 @@
 #include "common/base/log.h"
 #include "worker/media/video_encoder.h"
 #include "worker/model/pipeline.h"
+#include "worker/process/processors.h"
 #include "worker/runtime/failure.h"
 #include "worker/stages/frame_encoder.h"
 #include "worker/stages/preview.h"
@@ -183,6 +184,11 @@ class ModelRunner : public StageRunner {
   }
 
   absl::Status Load() override {
+    // OpenMP keeps this number, and a team of threads, for each thread that computes: Run is called
+    // from this one, too.
+    const int threads = ThreadsOrAuto(options_.threads);
+    at::set_num_threads(threads);
+    Log(LogLevel::kInfo, "loading", {{"stage", Name(stage_)}, {"threads", threads}});
     for (const std::string& directory : options_.model_dirs) {
       auto loaded =
           CatchStatus([&] { return std::make_unique<ModelStage>(directory, execution_); });
@@ -253,13 +259,13 @@ absl::StatusOr<std::unique_ptr<StageRunner>> MakeStage(Stage stage, const StageO
   if (options.model_dirs.empty()) {
     return absl::InvalidArgumentError("--model_dirs: at least one is needed");
   }
-  if (options.threads < 1 || options.threads > 1024) {
-    return absl::InvalidArgumentError("--threads: must be from 1 to 1024");
+  if (options.threads < 0 || options.threads > kMaxThreads) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--threads: ", options.threads, " must be from 0 (auto) to ", kMaxThreads));
   }
   const absl::StatusOr<model::ExecutionOptions> execution =
       CatchStatus([&] { return model::ParseExecutionOptions(options.execution); });
   if (!execution.ok()) return execution.status();
-  at::set_num_threads(options.threads);
   model::ApplyToProcess(*execution);
   switch (stage) {
     case Stage::kKeyframes:

@@ -11,6 +11,7 @@
 
 #include "worker/model/error.h"
 #include "worker/model/json_reader.h"
+#include "worker/model/reproducible.h"
 
 namespace kandinsky::model {
 
@@ -157,7 +158,7 @@ class T5Encoder::Block : public torch::nn::Module {
     h = RmsNorm(x, norm2_, config_.layer_norm_epsilon);
     const at::Tensor gate = at::linear(h, wi_0_);  // [B, L, d_ff]
     const at::Tensor activated =
-        config_.feed_forward_proj == "gated-silu" ? at::silu(gate) : at::gelu(gate, "tanh");
+        config_.feed_forward_proj == "gated-silu" ? Silu(gate) : GeluTanh(gate);
     x = x + at::linear(activated * at::linear(h, wi_1_), wo_);
     return ClampHalf(x);
   }

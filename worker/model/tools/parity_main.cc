@@ -25,6 +25,7 @@
 #include "worker/model/tools/parity_case.h"
 #include "worker/model/tools/parity_manifest.h"
 #include "worker/model/tools/parity_report.h"
+#include "worker/process/processors.h"
 
 namespace {
 
@@ -43,7 +44,7 @@ constexpr char kUsage[] =
     "  --device=DEVICE    cpu (default), cuda, cuda:N or auto\n"
     "  --dtype=DTYPE      float32 (default), bfloat16 or float16; cases are recorded in float32,\n"
     "                     narrow types have tolerances of their own (docs/gpu.md)\n"
-    "  --threads=N        threads of the CPU backend\n"
+    "  --threads=N        threads of the CPU backend (default 0: one a usable processor)\n"
     "  --json=FILE        one line of JSON a case: path, passed, error, checks, failures, "
     "seconds,\n"
     "                     and the worst check with the share of its tolerance that it used\n"
@@ -94,7 +95,9 @@ std::optional<Arguments> Parse(int argc, char** argv) {
     } else if (const auto threads = value("--threads=")) {
       const char* end = threads->data() + threads->size();
       const auto [rest, error] = std::from_chars(threads->data(), end, arguments.threads);
-      if (error != std::errc() || rest != end || arguments.threads < 1) return std::nullopt;
+      if (error != std::errc() || rest != end || arguments.threads < 0 ||
+          arguments.threads > kandinsky::kMaxThreads)
+        return std::nullopt;
     } else {
       return std::nullopt;
     }
@@ -138,7 +141,7 @@ int main(int argc, char** argv) {
   options.trace = arguments->trace;
   try {
     options.placement = kandinsky::model::ParsePlacement(arguments->device, arguments->dtype);
-    if (arguments->threads > 0) at::set_num_threads(arguments->threads);
+    at::set_num_threads(kandinsky::ThreadsOrAuto(arguments->threads));
     // The recorded numbers have all bits of float32.
     at::globalContext().setAllowTF32CuDNN(false);
     at::globalContext().setAllowTF32CuBLAS(false);
