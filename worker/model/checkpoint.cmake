@@ -24,3 +24,4 @@ kandinsky_library(NAME model_tools SRCS
 kandinsky_binary(NAME kandinsky-parity SRCS tools/parity_main.cc DEPS kandinsky_model_tools PCH torch)
 kandinsky_binary(NAME kandinsky-convert SRCS tools/convert_main.cc DEPS kandinsky_model_tools PCH torch)
 kandinsky_binary(NAME kandinsky-measure SRCS tools/measure_main.cc DEPS kandinsky_model_tools PCH torch)
+kandinsky_binary(NAME kandinsky-plan SRCS tools/plan_main.cc DEPS kandinsky_model PCH torch)

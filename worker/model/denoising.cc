@@ -221,8 +221,8 @@ GuidedUnet::Halves GuidedUnet::Forward(const at::Tensor& cond_x, const at::Tenso
 at::Tensor GuidedUnet::Run(const std::string& signature, const std::vector<at::Tensor>& inputs,
                            const StepFunction& step) const {
   if (guidance_.graphs == nullptr || guidance_.second != nullptr) return step(*this, inputs);
-  std::string key =
-      c10::str(signature, "|", Bits(guidance_.scale), guidance_.two_passes, "|", cond_.frames, "|");
+  std::string key = c10::str(signature, "|", Bits(guidance_.scale), guidance_.two_passes, "|",
+                             cond_.frames, "|", cond_.window, "|");
   std::vector<at::Tensor> all;
   for (const at::Tensor& input : inputs) all.push_back(input.contiguous());
   GuidedUnet guided = *this;

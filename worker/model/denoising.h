@@ -127,6 +127,7 @@ struct GuidanceConfig {
   // Steps are replayed as recorded graphs (graph_cache.h), the same bits. Of this network alone;
   // not used with `second`. nullptr: they run as usual. Must outlive the denoiser.
   GraphCache* graphs = nullptr;
+  int64_t window = 0;  // UnetInput::window; interpolation only
 };
 
 // (w+1)*cond - w*uncond in float32.

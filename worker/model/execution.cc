@@ -4,8 +4,10 @@
 #include <torch/cuda.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
+#include <utility>
 
 #include "worker/model/error.h"
 
@@ -13,9 +15,33 @@ namespace kandinsky::model {
 namespace {
 
 constexpr int64_t kMostBytes = int64_t{1} << 50;
+constexpr int64_t kMostGroups = 1 << 20;
+
+template <typename Value>
+using Names = std::array<std::pair<std::string_view, Value>, 3>;
+
+using TextEncoderDevice = ExecutionOptions::TextEncoderDevice;
+constexpr Names<TextEncoderDevice> kTextEncoderDevices = {
+    {{"same", TextEncoderDevice::kSame},
+     {"cpu", TextEncoderDevice::kCpu},
+     {"offload", TextEncoderDevice::kOffload}}};
+using TextEncoderWeights = ExecutionOptions::TextEncoderWeights;
+constexpr Names<TextEncoderWeights> kTextEncoderWeights = {
+    {{"same", TextEncoderWeights::kSame},
+     {"bfloat16", TextEncoderWeights::kBfloat16},
+     {"int8", TextEncoderWeights::kInt8}}};
 
 [[noreturn]] void Invalid(const std::string& message) {
   throw ModelError(ModelError::Kind::kInvalidArgument, message);
+}
+
+template <typename Value>
+Value Choose(const std::string& field, const std::string& text, const Names<Value>& names) {
+  for (const auto& [name, value] : names) {
+    if (name == text) return value;
+  }
+  Invalid(field + " is \"" + text + "\", must be " + std::string(names[0].first) + ", " +
+          std::string(names[1].first) + " or " + std::string(names[2].first));
 }
 
 // The whole text as a decimal number from `least` to `most`.
@@ -89,6 +115,28 @@ Placement ParsePlacements(const std::string& device, const std::string& dtype,
   return placement;
 }
 
+TextPlacement PlaceText(const ExecutionOptions& options) {
+  using Device = ExecutionOptions::TextEncoderDevice;
+  using Weights = ExecutionOptions::TextEncoderWeights;
+  const Placement& placement = options.placement;
+  TextPlacement text = {placement.device, placement.dtype, false, placement.device,
+                        placement.dtype};
+  if (options.text_encoder_weights == Weights::kBfloat16) {
+    text.kept_dtype = at::kBFloat16;
+    if (placement.dtype != at::kFloat) text.computed_dtype = at::kBFloat16;
+  }
+  text.int8 = options.text_encoder_weights == Weights::kInt8;
+  if (placement.device.is_cpu() || options.text_encoder_device == Device::kSame) return text;
+  text.kept = at::kCPU;
+  if (options.text_encoder_device == Device::kCpu) {
+    text.computed = at::kCPU;
+    text.computed_dtype = at::kFloat;
+  } else {
+    text.fetched = true;
+  }
+  return text;
+}
+
 int64_t ParseBytes(std::string_view field, std::string_view text) {
   const auto refuse = [&]() {
     Invalid(std::string(field) + " is \"" + std::string(text) +
@@ -138,6 +186,13 @@ ExecutionOptions ParseExecutionOptions(const ExecutionFlagValues& values) {
   options.placement = ParsePlacements(text("device"), text("dtype"), &options.second_device);
   options.guidance_passes =
       static_cast<int>(ParseInt("guidance_passes", text("guidance_passes"), 1, 2));
+  options.text_encoder_device =
+      Choose("text_encoder_device", text("text_encoder_device"), kTextEncoderDevices);
+  options.text_encoder_weights =
+      Choose("text_encoder_weights", text("text_encoder_weights"), kTextEncoderWeights);
+  options.interpolation_window =
+      ParseInt("interpolation_window", text("interpolation_window"), 0, kMostGroups);
+  options.device_memory_bytes = ParseBytes("device_memory_bytes", text("device_memory_bytes"));
   if (const std::string bytes = text("decode_bytes"); bytes != "model") {
     options.decode_bytes = ParseBytes("decode_bytes", bytes);
   }
@@ -164,6 +219,14 @@ void ValidateExecutionOptions(const ExecutionOptions& options) {
   }
   if (options.guidance_passes < 1 || options.guidance_passes > 2) {
     Invalid("guidance_passes is " + std::to_string(options.guidance_passes) + ", must be 1 or 2");
+  }
+  if (options.interpolation_window < 0 || options.interpolation_window > kMostGroups) {
+    Invalid("interpolation_window is " + std::to_string(options.interpolation_window) +
+            ", must be from 0 to " + std::to_string(kMostGroups));
+  }
+  if (options.device_memory_bytes < 0 || options.device_memory_bytes > kMostBytes) {
+    Invalid("device_memory_bytes is " + std::to_string(options.device_memory_bytes) +
+            ", must be from 0 to " + std::to_string(kMostBytes));
   }
   if (options.decode_bytes && (*options.decode_bytes < 0 || *options.decode_bytes > kMostBytes)) {
     Invalid("decode_bytes is " + std::to_string(*options.decode_bytes) + ", must be from 0 to " +

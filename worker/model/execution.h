@@ -39,6 +39,43 @@ Placement ParsePlacements(const std::string& device, const std::string& dtype,
 struct ExecutionOptions {
   Placement placement;
 
+  // Where the text encoder is. It has more than two thirds of the parameters of the keyframe stage
+  // at full size (8.6 billion, 17.2 GB in 16 bits) and runs once a prompt.
+  //   kSame     on the device.
+  //   kCpu      weights and products on the CPU, in float32 whatever type the weights are kept in.
+  //             No device memory; seconds a prompt at full size, and texts differ from kSame by the
+  //             rounding of the device's type.
+  //   kOffload  weights in host memory; each matrix is copied to the device for its product, one
+  //             after the other. Device memory for one matrix (134 MB at full size in 16 bits);
+  //             costs the transfer of all weights a prompt (17.2 GB in 16 bits: about 1 to 2 s over
+  //             PCIe 4), the result is that of kSame. On the CPU as a device the same as kSame.
+  // Prompts that were encoded before come from a cache and cost nothing (embedding_cache.h).
+  enum class TextEncoderDevice { kSame, kCpu, kOffload };
+  TextEncoderDevice text_encoder_device = TextEncoderDevice::kSame;
+
+  // What the text encoder's weights are kept in.
+  //   kSame      placement.dtype.
+  //   kBfloat16  bfloat16: half of float32; in place of float16 the same size with float32's range.
+  //              Products in bfloat16 where placement.dtype is a 16-bit type, else in float32.
+  //   kInt8      the matrices in int8 with one scale an output channel, half of 16 bits;
+  //   embeddings,
+  //              norms and biases as kSame. Before each product a matrix is widened to the type of
+  //              the activations (a pass over it). Contexts then differ from float32 by about 1 %
+  //              of their root mean square (tests/unit/model/text_test.cc holds the bar at 3 %), so
+  //              videos differ, too. Loading reads float32 on the CPU, one matrix at a time.
+  enum class TextEncoderWeights { kSame, kBfloat16, kInt8 };
+  TextEncoderWeights text_encoder_weights = TextEncoderWeights::kSame;
+
+  // UnetInput::window of interpolation, in groups; 0: all groups at once. The maps between layers
+  // stay whole, so every convolution over time sees its neighbours and the result is that of 0 up
+  // to rounding: a device may choose other kernels for fewer items.
+  int64_t interpolation_window = 0;
+
+  // Bytes of device memory that a stage may take, weights and activations together. 0: what the
+  // device has free when the stage is made; on the CPU then no limit. A stage that cannot fit at
+  // the model's default size is refused (memory_plan.h).
+  int64_t device_memory_bytes = 0;
+
   // 1, or 2: the halves of classifier-free guidance one after the other (GuidanceConfig::
   // two_passes), in keyframes and interpolation. Half the memory of activations. The result is
   // that of one pass up to rounding: a device may choose other kernels for half the batch.
@@ -74,6 +111,16 @@ struct ExecutionOptions {
 
 // Sets what holds for the whole process: how cuDNN chooses. Call it before the first stage runs.
 void ApplyToProcess(const ExecutionOptions& options);
+// What the options come to for the text encoder.
+struct TextPlacement {
+  at::Device kept = at::kCPU;  // where the weights lie
+  at::ScalarType kept_dtype = at::kFloat;
+  bool int8 = false;  // of the matrices, whatever kept_dtype says
+  at::Device computed = at::kCPU;
+  at::ScalarType computed_dtype = at::kFloat;
+  bool fetched = false;  // each matrix is copied from `kept` to `computed` for its product
+};
+TextPlacement PlaceText(const ExecutionOptions& options);
 
 // Every value of kExecutionFlags that is missing has its default. ModelError::kInvalidArgument
 // names a flag that is unknown, or flag, value and what it must be.

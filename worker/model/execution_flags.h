@@ -15,6 +15,18 @@
        "auto (CUDA when there is one), cpu, cuda or cuda:N. Two such as cuda:0,cuda:1: the halves "\
        "of guidance on one each, both with the whole network.")                                   \
   FLAG(dtype, "float32", "Type of the networks: float32, bfloat16 or float16.")                   \
+  FLAG(text_encoder_device, "same",                                                                \
+       "Where the text encoder is: same (as the networks), cpu (it computes there, in float32), or "\
+       "offload (its weights lie in host memory and are copied to the device matrix by matrix for "\
+       "every encoding).")                                                                         \
+  FLAG(text_encoder_weights, "same",                                                               \
+       "Type of the text encoder's weights: same (as --dtype), bfloat16, or int8 with one scale an "\
+       "output, which changes texts by about 1 %.")                                                \
+  FLAG(interpolation_window, "0",                                                                  \
+       "Groups that a layer of interpolation works on at once; 0: all. Less memory, more kernels.")\
+  FLAG(device_memory_bytes, "0",                                                                   \
+       "Device memory that the model may take, such as 24GB; a model that cannot fit is refused at "\
+       "the start. 0: what the device has free; on the CPU there is no limit.")                    \
   FLAG(guidance_passes, "1",                                                                      \
        "1, or 2: the halves of guidance one after the other. Half the memory of activations in "  \
        "keyframes and interpolation; a little slower where the device has work enough.")          \

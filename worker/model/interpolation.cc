@@ -49,6 +49,7 @@ Denoiser MakeInterpolationDenoiser(Unet& unet, const at::Tensor& video,
   input.context = text.context.to(device);
   input.context_mask = text.mask;
   input.frames = video.size(0) - 1;
+  input.window = guidance.window;
   input.skip_frames = at::full({1}, skip_frames, at::TensorOptions(at::kLong).device(device));
   const at::Tensor on_device = video.to(device, at::kFloat);
   const at::Tensor left = LeftKeyframes(on_device), right = RightKeyframes(on_device);

@@ -34,10 +34,13 @@ at::Tensor MergeGroups(const at::Tensor& video, const at::Tensor& groups);
 // keyframes: the unconditional half gets zeros for left and right. The text in both halves is two
 // tokens: `null_embedding` ([D] or [1, D]) and a masked zero. `unet` must outlive the result.
 //
-// Temporal convolutions mix across all groups of the video, 4 * blocks deep, so splitting the
-// groups into windows would change the result; memory is bounded with guidance.two_passes instead,
-// which halves the batch. At full size and 512x512 the largest maps are [768, 64, 64] a group (6
-// MiB in bfloat16, and a handful of them live at once).
+// Temporal convolutions mix across all groups of the video: each of the 4 of a ResNet block reaches
+// one group further, so that after the 48 blocks of the published network (192 convolutions) a
+// group depends on all 60. Cutting the video into windows with a halo would therefore compute
+// nearly everything again for each window, or change the result. Memory is bounded with
+// guidance.two_passes, which halves the batch, and with guidance.window, which keeps the maps
+// between layers whole and runs each layer window by window. At full size and 512x512 the largest
+// maps are [768, 64, 64] a group (6 MiB in bfloat16, and a handful of them live at once).
 Denoiser MakeInterpolationDenoiser(Unet& unet, const at::Tensor& video,
                                    const at::Tensor& null_embedding, int64_t skip_frames,
                                    const GuidanceConfig& guidance);

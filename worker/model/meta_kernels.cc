@@ -33,7 +33,10 @@ at::Tensor Convolution(const at::Tensor& input, const at::Tensor& weight,
                               axis(output_padding, i) + 1
                         : (input.size(d) + 2 * axis(padding, i) - reach - 1) / axis(stride, i) + 1);
   }
-  return at::empty(shape, input.options().memory_format(input.suggest_memory_format()));
+  // Channels-last if either operand is, as cuDNN and oneDNN answer.
+  at::MemoryFormat format = input.suggest_memory_format();
+  if (format == at::MemoryFormat::Contiguous) format = weight.suggest_memory_format();
+  return at::empty(shape, input.options().memory_format(format));
 }
 
 at::Tensor IndexSelect(const at::Tensor& self, int64_t dim, const at::Tensor& index) {
@@ -89,9 +92,30 @@ at::Tensor Where(const at::Tensor& condition, const at::Tensor& a, const at::Ten
 at::Tensor Attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                      const std::optional<at::Tensor>& mask, double dropout, bool causal,
                      std::optional<double> scale, bool grouped) {
-  std::vector<int64_t> shape = query.sizes().vec();
-  shape.back() = value.size(-1);
-  return at::empty(shape, query.options());
+  if (query.dim() != 4) {
+    std::vector<int64_t> shape = query.sizes().vec();
+    shape.back() = value.size(-1);
+    return at::empty(shape, query.options());
+  }
+  // Fused kernels keep the logarithms of sums, and write tokens before heads.
+  const at::Tensor sums =
+      at::empty({query.size(0), query.size(1), query.size(2)}, query.options().dtype(at::kFloat));
+  return at::empty({query.size(0), query.size(2), query.size(1), value.size(3)}, query.options())
+      .transpose(1, 2);
+}
+
+at::Tensor Embedding(const at::Tensor& weight, const at::Tensor& indices, int64_t padding,
+                     bool scale_by_frequency, bool sparse) {
+  std::vector<int64_t> shape = indices.sizes().vec();
+  shape.push_back(weight.size(1));
+  return at::empty(shape, weight.options());
+}
+
+at::Tensor Abs(const at::Tensor& self) { return at::empty_like(self); }
+
+at::Tensor NanToNum(const at::Tensor& self, std::optional<double> nan, std::optional<double> up,
+                    std::optional<double> down) {
+  return at::empty_like(self);
 }
 
 template <typename Function>
@@ -117,6 +141,9 @@ void EnsureMetaKernels() {
     Add(*lib, "native_layer_norm", "", TORCH_FN(LayerNorm));
     Add(*lib, "scaled_dot_product_attention", "", TORCH_FN(Attention));
     Add(*lib, "where", "self", TORCH_FN(Where));
+    Add(*lib, "embedding", "", TORCH_FN(Embedding));
+    Add(*lib, "abs", "", TORCH_FN(Abs));
+    Add(*lib, "nan_to_num", "", TORCH_FN(NanToNum));
     return lib;
   }();
   (void)library;

@@ -6,12 +6,14 @@
 #include <algorithm>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "worker/model/error.h"
 #include "worker/model/json_reader.h"
+#include "worker/model/memory_tracker.h"
 #include "worker/model/movq_norm.h"
 #include "worker/model/reproducible.h"
 
@@ -89,7 +91,16 @@ class StripRunner {
 
   // Where maps live between layers.
   at::Tensor Store(const at::Tensor& map) const {
-    return bounded_ && !compute_.is_cpu() ? map.to(at::kCPU) : map;
+    if (!bounded_ || compute_.is_cpu()) return map;
+    if (!compute_.is_meta()) return map.to(at::kCPU);
+    const HostMemoryScope host;
+    return map.to(compute_, map.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+  }
+
+  // A stored map on the compute device.
+  at::Tensor Fetch(const at::Tensor& map) const {
+    if (!bounded_ || !compute_.is_meta()) return map.to(compute_);
+    return map.to(compute_, map.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
   }
 
   bool Fits(const at::Tensor& map, int64_t channels) const {
@@ -101,7 +112,7 @@ class StripRunner {
   // channels of the map's size it keeps alive.
   at::Tensor Run(const at::Tensor& map, int64_t halo, int64_t scale, int64_t channels,
                  const Layer& layer) const {
-    if (Fits(map, channels)) return Store(layer(map.to(compute_), 0));
+    if (Fits(map, channels)) return Store(layer(Fetch(map), 0));
     const int64_t height = map.size(2);
     const int64_t rows = std::max<int64_t>(1, max_bytes_ / RowBytes(map, channels) - 2 * halo);
     at::Tensor whole;
@@ -113,6 +124,8 @@ class StripRunner {
                 first - above)
               .narrow(2, above * scale, (last - first) * scale);
       if (!whole.defined()) {
+        std::optional<HostMemoryScope> host;
+        if (compute_.is_meta()) host.emplace();
         whole = at::empty({strip.size(0), strip.size(1), height * scale, strip.size(3)},
                           map.options().memory_format(at::MemoryFormat::ChannelsLast));
       }
@@ -124,7 +137,7 @@ class StripRunner {
   GroupStatistics Statistics(const at::Tensor& map) const {
     // In float32 for the statistics.
     const int64_t channels = map.size(1) * (map.scalar_type() == at::kFloat ? 1 : 3);
-    if (Fits(map, channels)) return ComputeGroupStatistics(map.to(compute_));
+    if (Fits(map, channels)) return ComputeGroupStatistics(Fetch(map));
     const int64_t height = map.size(2);
     const int64_t rows = std::max<int64_t>(1, max_bytes_ / RowBytes(map, channels));
     // Strip by strip: means and mean squares around them combine exactly.
@@ -152,7 +165,7 @@ class StripRunner {
   }
 
   at::Tensor ToCompute(const at::Tensor& map) const {
-    return map.to(compute_).contiguous(at::MemoryFormat::ChannelsLast);
+    return Fetch(map).contiguous(at::MemoryFormat::ChannelsLast);
   }
 
   at::Device compute() const { return compute_; }
@@ -267,7 +280,7 @@ at::Tensor NormConv(const StripRunner& runner, const at::Tensor& x, const Norm& 
   const NormParameters parameters = norm.Parameters(z, /*activate=*/true);
   const int64_t channels = 2 * x.size(1) + out_channels;
   if (runner.Fits(x, channels)) {
-    return runner.Store(conv(NormActivate(x.to(runner.compute()), parameters)));
+    return runner.Store(conv(NormActivate(runner.Fetch(x), parameters)));
   }
   const GroupStatistics statistics = runner.Statistics(x);
   return runner.Run(x, /*halo=*/1, /*scale=*/1, channels,
@@ -343,9 +356,9 @@ class ResnetBlock : public torch::nn::Module {
         out_);
     h = Mix(h, state, temporal2_, merge2_);
     if (state.runner.Fits(x, x.size(1) + 2 * out_)) {
-      return state.runner.Store((nin_shortcut_ ? (*nin_shortcut_)(x.to(state.runner.compute()))
-                                               : x.to(state.runner.compute())) +
-                                h.to(state.runner.compute()));
+      return state.runner.Store(
+          (nin_shortcut_ ? (*nin_shortcut_)(state.runner.Fetch(x)) : state.runner.Fetch(x)) +
+          state.runner.Fetch(h));
     }
     return state.runner.Run(x, 0, 1, x.size(1) + 3 * out_,
                             [&](const at::Tensor& rows, int64_t first) {
@@ -395,7 +408,7 @@ class AttentionBlock : public torch::nn::Module {
   }
 
   at::Tensor Spatial(const at::Tensor& map, const DecodeState& state) const {
-    const at::Tensor x = map.to(state.runner.compute());
+    const at::Tensor x = state.runner.Fetch(map);
     const int64_t n = x.size(0), c = x.size(1), height = x.size(2), width = x.size(3);
     const at::Tensor h = NormActivate(x, norm_->Parameters(state.attention_z, false));
     const auto tokens = [&](const Conv& conv) {  // [N, 1, H W, C]
@@ -407,7 +420,7 @@ class AttentionBlock : public torch::nn::Module {
   }
 
   at::Tensor Temporal(const at::Tensor& map, const DecodeState& state) const {
-    const at::Tensor x = map.to(state.runner.compute());
+    const at::Tensor x = state.runner.Fetch(map);
     const int64_t n = x.size(0), c = x.size(1), height = x.size(2), width = x.size(3);
     const int64_t t = state.frames, b = n / t;
     const at::Tensor h = NormActivate(x, norm_->Parameters({}, false));

@@ -2,12 +2,15 @@
 target_sources(kandinsky_model PRIVATE
   execution.cc
   json_reader.cc
+  memory_plan.cc
+  memory_tracker.cc
   model_config.cc
   movq.cc
   movq_norm.cc
   pipeline.cc
   pipeline_parts.cc
   text/embedding_cache.cc
+  text/stored_matrix.cc
   text/text_encoder.cc
   text/tokenizer.cc
   vector_quantizer.cc

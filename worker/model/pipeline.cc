@@ -3,6 +3,9 @@
 #include <ATen/core/grad_mode.h>
 
 #include <cmath>
+#include <map>
+#include <new>
+#include <string>
 #include <utility>
 
 #include "worker/model/checkpoint/load.h"
@@ -12,6 +15,7 @@
 #include "worker/model/graph_cache.h"
 #include "worker/model/graph_recorder.h"
 #include "worker/model/interpolation.h"
+#include "worker/model/memory_plan.h"
 #include "worker/model/pipeline_parts.h"
 #include "worker/model/reproducible.h"
 #include "worker/model/weights_init.h"
@@ -46,18 +50,56 @@ void LoadModule(torch::nn::Module& module, const std::string& directory, const W
   for (at::Tensor& parameter : module.parameters()) parameter.set_requires_grad(false);
 }
 
+// As LoadModule, but the matrices of the blocks become int8, one after the other.
+void LoadQuantized(T5Encoder& t5, const std::string& directory, const WeightSource& from,
+                   LoadOptions options) {
+  const std::unique_ptr<TensorSource> source = OpenCheckpoint(directory + "/" + from.file);
+  options.prefix = from.prefix;
+  std::map<const at::TensorImpl*, StoredMatrix*> matrices;
+  t5.ForEachMatrix(
+      [&](StoredMatrix& matrix) { matrices[matrix.weight.unsafeGetTensorImpl()] = &matrix; });
+  const std::map<std::string, std::string> stored = MatchTensors(t5, *source, options);
+  for (const auto& item : t5.named_parameters()) {
+    const auto matrix = matrices.find(item.value().unsafeGetTensorImpl());
+    const bool quantized = matrix != matrices.end();
+    ReplaceStorage(item.value(),
+                   source->Read(stored.at(item.key()), quantized ? at::kFloat : options.dtype,
+                                quantized ? at::kCPU : options.device));
+    item.value().set_requires_grad(false);
+    if (!quantized) continue;
+    matrix->second->Quantize();
+    matrix->second->Keep(options.device, /*fetched=*/false);
+  }
+  t5.eval();
+}
+
+// Moves those that lie elsewhere.
+void PlaceMatrices(TextEncoder& encoder, const TextPlacement& text) {
+  encoder.t5().ForEachMatrix([&](StoredMatrix& matrix) { matrix.Keep(text.kept, text.fetched); });
+}
+
 std::unique_ptr<TextEncoder> LoadTextEncoder(const ModelConfig& config,
                                              const std::string& directory,
                                              const ExecutionOptions& execution) {
-  const Placement& placement = execution.placement;
-  auto encoder = std::make_unique<TextEncoder>(config.text_encoder, MetaOptions(placement));
-  LoadModule(encoder->t5(), directory, config.weights.text_encoder, execution,
-             {.ignored = {"decoder.", "lm_head."},
-              .aliases = {{"shared.weight", {"encoder.embed_tokens.weight"}}},
-              .dtype = placement.dtype,
-              .device = placement.device});
+  const TextPlacement text = PlaceText(execution);
+  auto encoder = std::make_unique<TextEncoder>(config.text_encoder,
+                                               at::TensorOptions(at::kMeta).dtype(text.kept_dtype));
+  const LoadOptions options = {.ignored = {"decoder.", "lm_head."},
+                               .aliases = {{"shared.weight", {"encoder.embed_tokens.weight"}}},
+                               .dtype = text.kept_dtype,
+                               .device = text.kept};
+  if (text.int8 && !execution.random_weights) {
+    LoadQuantized(encoder->t5(), directory, config.weights.text_encoder, options);
+  } else {
+    LoadModule(encoder->t5(), directory, config.weights.text_encoder, execution, options);
+  }
+  if (text.int8) {
+    encoder->t5().ForEachMatrix([](StoredMatrix& matrix) { matrix.Quantize(); });
+  }
   LoadModule(encoder->projection(), directory, config.weights.projection, execution,
-             {.dtype = at::kFloat, .device = placement.device});
+             {.dtype = at::kFloat, .device = text.computed});
+  encoder->t5().ComputeOn(text.computed, text.computed_dtype);
+  PlaceMatrices(*encoder, text);
   return encoder;
 }
 
@@ -102,7 +144,8 @@ struct UnetAids {
             .two_passes = execution.guidance_passes == 2,
             .temporal = temporal,
             .second = second.get(),
-            .graphs = graphs.get()};
+            .graphs = graphs.get(),
+            .window = execution.interpolation_window};
   }
   GraphStats stats() const {
     if (graphs != nullptr) return graphs->stats();
@@ -179,6 +222,31 @@ void CheckText(const char* field, const std::string& text, const IntRange& range
   CheckInt((std::string(field) + " length").c_str(), characters, range);
 }
 
+// run(execution), and if memory runs out there, once more with the next cheaper plan, which stays.
+template <typename Run>
+auto WithCheaperPlan(PlannedStage stage, ExecutionOptions& execution, const StageHooks& hooks,
+                     const Run& run) {
+  std::optional<CheaperPlan> next;
+  std::string why;
+  try {
+    return run(execution);
+  } catch (const c10::Error& error) {
+    if (!IsOutOfMemory(error)) throw;
+    next = NextPlan(stage, execution);
+    if (!next) throw;
+    why = error.what_without_backtrace();
+  } catch (const std::bad_alloc&) {
+    next = NextPlan(stage, execution);
+    if (!next) throw;
+    why = "out of host memory";
+  }
+  // Outside of the handlers: all that the failed run held is gone.
+  ReleaseCachedMemory(execution.placement.device);
+  execution = next->execution;
+  if (hooks.plan_changed) hooks.plan_changed(next->flags, why.substr(0, why.find('\n')));
+  return run(execution);
+}
+
 void CheckVideo(const char* field, const at::Tensor& video, int64_t channels) {
   if (video.defined() && video.dim() == 4 && video.size(1) == channels && video.numel() > 0 &&
       video.is_floating_point()) {
@@ -228,6 +296,7 @@ KeyframeStage::KeyframeStage(const std::string& model_directory,
                              const ExecutionOptions& execution) {
   ValidateExecutionOptions(execution);
   ModelConfig config = ModelConfig::Load(model_directory);
+  CheckMemory(config, PlannedStage::kKeyframes, execution);
   Tokenizer tokenizer(model_directory + "/" + config.tokenizer);
   if (tokenizer.vocabulary() > config.text_encoder.vocab_size) {
     Invalid("model.json: text_encoder.vocab_size is " +
@@ -257,18 +326,22 @@ at::Tensor KeyframeStage::Run(const GenerationRequest& request, const StageHooks
   if (hooks.cancelled && hooks.cancelled()) {
     throw ModelError(ModelError::Kind::kCancelled, "cancelled before the text encoder");
   }
-  const EncodedPrompt prompt =
-      impl_->cache.GetOrCompute({impl_->config.name, request.prompt, request.negative_prompt}, [&] {
-        return EncodePrompt(impl_->tokenizer, *impl_->encoder, request.prompt,
-                            request.negative_prompt.empty() ? nullptr : &request.negative_prompt);
-      });
   const SeededNoise seeded(request.seed);
   const int64_t cell = impl_->config.movq.downsampling();
-  return SampleKeyframes(
-      *impl_->unet, prompt, impl_->null_embedding, impl_->config.keyframes, request.height / cell,
-      request.width / cell, WithSteps(impl_->config.keyframe_sampling, request.steps),
-      impl_->aids.Guide(request.guidance_scale, impl_->execution, impl_->config.temporal_guidance),
-      noise != nullptr ? *noise : seeded, hooks, resume);
+  const auto run = [&](const ExecutionOptions& execution) {
+    PlaceMatrices(*impl_->encoder, PlaceText(execution));
+    const EncodedPrompt prompt = impl_->cache.GetOrCompute(
+        {impl_->config.name, request.prompt, request.negative_prompt}, [&] {
+          return EncodePrompt(impl_->tokenizer, *impl_->encoder, request.prompt,
+                              request.negative_prompt.empty() ? nullptr : &request.negative_prompt);
+        });
+    return SampleKeyframes(
+        *impl_->unet, prompt, impl_->null_embedding, impl_->config.keyframes, request.height / cell,
+        request.width / cell, WithSteps(impl_->config.keyframe_sampling, request.steps),
+        impl_->aids.Guide(request.guidance_scale, execution, impl_->config.temporal_guidance),
+        noise != nullptr ? *noise : seeded, hooks, resume);
+  };
+  return WithCheaperPlan(PlannedStage::kKeyframes, impl_->execution, hooks, run);
 }
 
 at::Tensor KeyframeStage::Preview(const at::Tensor& keyframes) {
@@ -300,6 +373,7 @@ InterpolationStage::InterpolationStage(const std::string& model_directory,
                                        const ExecutionOptions& execution) {
   ValidateExecutionOptions(execution);
   ModelConfig config = ModelConfig::Load(model_directory);
+  CheckMemory(config, PlannedStage::kInterpolation, execution);
   auto unet = LoadUnet(config.interpolation_unet, model_directory,
                        config.weights.interpolation_unet, execution);
   UnetAids aids = MakeUnetAids(config.interpolation_unet, model_directory,
@@ -340,15 +414,19 @@ at::Tensor InterpolationStage::Run(const at::Tensor& keyframes, const Generation
   }
   const SeededNoise seeded(request.seed);
   for (int pass = first_pass; pass < request.passes; ++pass) {
-    const at::Tensor groups = SampleGroups(
-        *impl_->unet, video, impl_->null_embedding,
-        {.pass = pass,
-         .passes = request.passes,
-         .skip_frames = config.skip_frames.at(static_cast<size_t>(pass))},
-        WithSteps(config.interpolation_sampling, config.InterpolationSteps(request.steps)),
-        impl_->aids.Guide(request.interpolation_guidance_scale, impl_->execution),
-        noise != nullptr ? *noise : seeded, hooks,
-        resume && resume->pass == pass ? resume : std::nullopt);
+    const auto run = [&](const ExecutionOptions& execution) {
+      return SampleGroups(
+          *impl_->unet, video, impl_->null_embedding,
+          {.pass = pass,
+           .passes = request.passes,
+           .skip_frames = config.skip_frames.at(static_cast<size_t>(pass))},
+          WithSteps(config.interpolation_sampling, config.InterpolationSteps(request.steps)),
+          impl_->aids.Guide(request.interpolation_guidance_scale, execution),
+          noise != nullptr ? *noise : seeded, hooks,
+          resume && resume->pass == pass ? resume : std::nullopt);
+    };
+    const at::Tensor groups =
+        WithCheaperPlan(PlannedStage::kInterpolation, impl_->execution, hooks, run);
     video = MergeGroups(video, groups);
   }
   return video;
@@ -368,6 +446,7 @@ DecodingStage::DecodingStage(const std::string& model_directory,
                              const ExecutionOptions& execution) {
   ValidateExecutionOptions(execution);
   ModelConfig config = ModelConfig::Load(model_directory);
+  CheckMemory(config, PlannedStage::kDecoding, execution);
   const bool video = config.decoder == DecoderKind::kVideo;
   auto movq = LoadDecoder(video ? *config.video_movq : config.movq, model_directory,
                           video ? *config.weights.video_movq : config.weights.movq, execution);
@@ -381,24 +460,31 @@ void DecodingStage::Run(const at::Tensor& latents, const StageHooks& hooks,
                         int64_t first_frame) {
   const ReproducibleScope reproducible;
   CheckVideo("latents", latents, impl_->config.movq.z_channels);
-  FrameDelivery delivery([&](int64_t first, const at::Tensor& frames) {  // uint8 [n, H, W, 3]
-    if (hooks.progress) {
-      hooks.progress(
-          {.pass = 0, .passes = 1, .step = first + frames.size(0), .steps = latents.size(0)});
+  const auto run = [&](const ExecutionOptions& execution) {
+    FrameDelivery delivery([&](int64_t first, const at::Tensor& frames) {  // uint8 [n, H, W, 3]
+      if (hooks.progress) {
+        hooks.progress(
+            {.pass = 0, .passes = 1, .step = first + frames.size(0), .steps = latents.size(0)});
+      }
+      first_frame = first + frames.size(0);
+      sink(first, frames);
+    });
+    try {
+      // After running out of memory: from the first chunk that the sink has not had.
+      DecodeChunks(
+          *impl_->movq, execution.placement.device, latents, DecodeBound(impl_->config, execution),
+          hooks.cancelled,
+          [&](int64_t first, const at::Tensor& decoded) {
+            delivery.Push(first, ToPixels(decoded));
+          },
+          first_frame);
+    } catch (...) {
+      delivery.Flush();  // what was decoded before
+      throw;
     }
-    sink(first, frames);
-  });
-  try {
-    DecodeChunks(
-        *impl_->movq, impl_->execution.placement.device, latents,
-        DecodeBound(impl_->config, impl_->execution), hooks.cancelled,
-        [&](int64_t first, const at::Tensor& decoded) { delivery.Push(first, ToPixels(decoded)); },
-        first_frame);
-  } catch (...) {
-    delivery.Flush();  // what was decoded before
-    throw;
-  }
-  delivery.Flush();
+    delivery.Flush();
+  };
+  WithCheaperPlan(PlannedStage::kDecoding, impl_->execution, hooks, run);
 }
 
 const ModelConfig& DecodingStage::config() const { return impl_->config; }

@@ -8,8 +8,12 @@
 // type, with any number of threads (reproducible.h), whether a run was interrupted and resumed or
 // not.
 //
-// Errors: ModelError (bad request, damaged files, cancellation) and c10::Error (device failures,
-// out of memory).
+// Memory: a constructor refuses a model that cannot fit on its device (CheckMemory, memory_plan.h).
+// When a device runs out of memory all the same, Run answers once with the next cheaper plan that
+// needs no loading (NextPlan); the result is then the same up to rounding.
+//
+// Errors: ModelError (bad request, damaged files, cancellation, no memory by plan) and c10::Error
+// (device failures, out of memory).
 #ifndef KANDINSKY_WORKER_MODEL_PIPELINE_H_
 #define KANDINSKY_WORKER_MODEL_PIPELINE_H_
 
@@ -79,6 +83,9 @@ struct StageHooks {
   // device that is the only copy and the only wait for the device within a loop.
   std::function<bool()> checkpoint_due;
   std::function<void(const StageCheckpoint&)> checkpoint;
+  // Told when memory ran out and the loop (or what is left to decode) begins again with a cheaper
+  // plan, which the stage keeps: the options that changed ("--guidance_passes=2") and the error.
+  std::function<void(const std::string& flags, const std::string& why)> plan_changed;
 };
 
 // Stage 1: text encoder + keyframe U-Net. Also holds the image decoder, for the preview.

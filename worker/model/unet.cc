@@ -339,6 +339,10 @@ at::Tensor Unet::forward(const UnetInput& input, const TraceSink& trace) {
 
   Pass pass;
   pass.trace = &trace;
+  if (input.window < 0) {
+    Refuse("window is " + std::to_string(input.window) + ", must be 0 or more");
+  }
+  pass.window = input.window;
   pass.frames =
       input.frames > 0 ? input.frames : (config_.num_frames > 0 ? config_.num_frames : items);
   if (items % pass.frames != 0) {

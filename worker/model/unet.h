@@ -98,6 +98,13 @@ struct UnetInput {
   at::Tensor
       temporal_positions;  // [N], [T]; keyframe variants only; undefined: TemporalPositions(T)
   at::Tensor skip_frames;  // [N], [1] or scalar, 0..19; interpolation only
+  // Layers that do not look over time (norms, spatial convolutions, attention over pixels and text)
+  // and the convolutions over time of a ResNet block work on so many items at once; 0: on all. The
+  // maps between layers hold all items, so convolutions over time see their neighbours: the result
+  // is that of 0 up to the rounding of kernels that depend on the number of items, and nothing is
+  // computed twice but the neighbours' part of a convolution over time (2 items more a window).
+  // Saves what layers need beside their input and output; costs one more map of the layer's size.
+  int64_t window = 0;
   // How many steps of noise the keyframes of a group have seen: [N], [1] or scalar; interpolation
   // only; undefined: none, as in generation.
   at::Tensor perturbation;

@@ -65,6 +65,8 @@ class AttentionBlock : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& x, const at::Tensor& time, const TextKeys* text,
                      const at::Tensor& temporal, int64_t frames) const;
 
+  bool looks_over_frames() const { return temporal_attention_ != nullptr; }
+
  private:
   std::shared_ptr<ConditionalGroupNorm> in_norm_, temporal_norm_, out_norm_;
   std::shared_ptr<Attention> attention_, temporal_attention_;

@@ -17,6 +17,61 @@ at::Tensor Apply(const std::shared_ptr<M>& module, const at::Tensor& x, const Ar
   return module ? module->forward(x, args...) : x;
 }
 
+// Rows first .. first + count - 1; one row stands for all.
+at::Tensor Rows(const at::Tensor& x, int64_t first, int64_t count) {
+  if (!x.defined() || x.size(0) == count || x.size(0) == 1) return x;
+  return x.narrow(0, first, count);
+}
+
+// The text of items first .. first + count - 1 of `items`, which are of one video.
+TextKeys TextRows(const TextKeys& text, int64_t items, int64_t first, int64_t count) {
+  const int64_t rows = text.context.size(0), per_row = items / rows;
+  if (count == items) return text;
+  const int64_t row = first / per_row, taken = (first + count - 1) / per_row - row + 1;
+  const auto rows_of = [&](const at::Tensor& x) {
+    return x.defined() && x.size(0) != 1 ? x.narrow(0, row, taken) : x;
+  };
+  return {rows_of(text.context), {rows_of(text.mask.bias), rows_of(text.mask.keep)}};
+}
+
+bool InWindows(const Pass& pass, int64_t items) { return pass.window > 0 && pass.window < items; }
+
+// What layer(first, count) -> [count, C, H, W] gives for all items at once, or window by window. No
+// window reaches over the end of a video.
+template <typename Layer>
+at::Tensor InWindows(const Pass& pass, int64_t items, const Layer& layer) {
+  if (!InWindows(pass, items)) return layer(0, items);
+  at::Tensor joined;
+  for (int64_t video = 0; video < items; video += pass.frames) {
+    for (int64_t first = video; first < video + pass.frames; first += pass.window) {
+      const int64_t count = std::min(pass.window, video + pass.frames - first);
+      const at::Tensor part = layer(first, count);
+      if (!joined.defined()) {
+        joined = at::empty({items, part.size(1), part.size(2), part.size(3)},
+                           part.options().memory_format(at::MemoryFormat::ChannelsLast));
+      }
+      joined.narrow(0, first, count).copy_(part);
+    }
+  }
+  return joined;
+}
+
+// An attention block, in windows unless it looks over frames; its absence is the identity.
+at::Tensor Attend(const std::shared_ptr<AttentionBlock>& block, const at::Tensor& x,
+                  const Pass& pass, bool over_text) {
+  if (!block) return x;
+  if (block->looks_over_frames()) {
+    return block->forward(x, pass.time, over_text ? &pass.text : nullptr, pass.temporal,
+                          pass.frames);
+  }
+  const int64_t items = x.size(0);
+  return InWindows(pass, items, [&](int64_t first, int64_t count) {
+    const TextKeys text = over_text ? TextRows(pass.text, items, first, count) : TextKeys();
+    return block->forward(Rows(x, first, count), Rows(pass.time, first, count),
+                          over_text ? &text : nullptr, pass.temporal, pass.frames);
+  });
+}
+
 }  // namespace
 
 Block::Block(int64_t in, int64_t out, int64_t kernel, Resize resize, bool temporal,
@@ -40,15 +95,42 @@ Block::Block(int64_t in, int64_t out, int64_t kernel, Resize resize, bool tempor
   }
 }
 
-at::Tensor Block::forward(const at::Tensor& x, const Pass& pass) const {
-  at::Tensor y = group_norm_->forward(x, pass.time, /*silu=*/true);
-  y = Apply(up_sample_, y);
-  y = projection_->forward(y);
-  if (temporal_projection_) {
-    // (1-m)*y + m*conv(y)
-    y = at::lerp(y, temporal_projection_->forward(y, pass.frames), temporal_merge_);
+at::Tensor Block::Merged(const at::Tensor& y, int64_t frames, int64_t first, int64_t count) const {
+  // (1-m)*y + m*conv(y)
+  if (count == y.size(0)) {
+    return at::lerp(y, temporal_projection_->forward(y, frames), temporal_merge_);
   }
-  return Apply(down_sample_, y);
+  // With the neighbours in time that the kernel reaches; beyond the ends of the video it pads.
+  const int64_t reach = temporal_projection_->weight.size(2) / 2;
+  const int64_t video = first - first % frames;
+  const int64_t begin = std::max(video, first - reach);
+  const int64_t end = std::min(video + frames, first + count + reach);
+  const at::Tensor convolved =
+      temporal_projection_->forward(y.narrow(0, begin, end - begin), end - begin);
+  return at::lerp(y.narrow(0, first, count), convolved.narrow(0, first - begin, count),
+                  temporal_merge_);
+}
+
+at::Tensor Block::forward(const at::Tensor& x, const Pass& pass) const {
+  const auto spatial = [&](int64_t first, int64_t count) {
+    at::Tensor y = group_norm_->forward(Rows(x, first, count), Rows(pass.time, first, count),
+                                        /*silu=*/true);
+    y = Apply(up_sample_, y);
+    return projection_->forward(y);
+  };
+  if (!temporal_projection_) {
+    return InWindows(pass, x.size(0), [&](int64_t first, int64_t count) {
+      return Apply(down_sample_, spatial(first, count));
+    });
+  }
+  if (!InWindows(pass, x.size(0))) {
+    const at::Tensor y = spatial(0, x.size(0));
+    return Apply(down_sample_, Merged(y, pass.frames, 0, y.size(0)));
+  }
+  const at::Tensor y = InWindows(pass, x.size(0), spatial);
+  return InWindows(pass, x.size(0), [&](int64_t first, int64_t count) {
+    return Apply(down_sample_, Merged(y, pass.frames, first, count));
+  });
 }
 
 ResNetBlock::ResNetBlock(int64_t in, int64_t out, Resize resize, const UnetConfig& config,
@@ -211,8 +293,7 @@ at::Tensor ResNetLevel::forward(at::Tensor x, const Pass& pass) const {
 }
 
 at::Tensor ResNetLevel::SelfAttention(const at::Tensor& x, const Pass& pass) const {
-  const at::Tensor y =
-      Apply(self_attention_block_, x, pass.time, nullptr, pass.temporal, pass.frames);
+  const at::Tensor y = blocks::Attend(self_attention_block_, x, pass, /*over_text=*/false);
   pass.Trace(path_ + ".self_attention_block", y);
   return y;
 }
@@ -232,7 +313,7 @@ at::Tensor ResNetLevel::Down(at::Tensor x, const Pass& pass) const {
     pass.Trace(path + ".0", x);
     x = Apply(stage.temporal_in, x, pass);
     pass.Trace(path + ".3", x);
-    x = Apply(stage.cross_attention, x, pass.time, &pass.text, pass.temporal, pass.frames);
+    x = blocks::Attend(stage.cross_attention, x, pass, /*over_text=*/true);
     pass.Trace(path + ".1", x);
     x = stage.out->forward(x, pass);
     pass.Trace(path + ".2", x);
@@ -250,7 +331,7 @@ at::Tensor ResNetLevel::Up(at::Tensor x, const Pass& pass) const {
     pass.Trace(path + ".3", x);
     x = stage.in->forward(x, pass);
     pass.Trace(path + ".0", x);
-    x = Apply(stage.cross_attention, x, pass.time, &pass.text, pass.temporal, pass.frames);
+    x = blocks::Attend(stage.cross_attention, x, pass, /*over_text=*/true);
     pass.Trace(path + ".1", x);
     x = Apply(stage.temporal_out, x, pass);
     pass.Trace(path + ".4", x);

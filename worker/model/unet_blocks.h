@@ -21,6 +21,7 @@ struct Pass {
   at::Tensor time;      // [N, E] SiLU(time embedding)
   at::Tensor temporal;  // [N, E] SiLU(temporal embedding); undefined without attention over frames
   int64_t frames = 1;   // T
+  int64_t window = 0;   // UnetInput::window
   TextKeys text;
   const TraceSink* trace = nullptr;
 
@@ -45,6 +46,9 @@ class Block : public torch::nn::Module {
   std::shared_ptr<ConditionalGroupNorm> group_norm_;
   std::shared_ptr<UpConv2d> up_sample_;
   std::shared_ptr<Conv2d> projection_, down_sample_;
+  // Rows first .. first + count - 1 of lerp(y, convolution of y over the frames of a video).
+  at::Tensor Merged(const at::Tensor& y, int64_t frames, int64_t first, int64_t count) const;
+
   std::shared_ptr<FrameConv> temporal_projection_;
   at::Tensor temporal_merge_;  // [1]
 };

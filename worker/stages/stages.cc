@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -36,8 +37,15 @@ model::GenerationRequest ToRequest(const GenerationParameters& parameters) {
   return request;
 }
 
+std::function<void(const std::string&, const std::string&)> PlanLogger(const std::string& job_id) {
+  return [job_id](const std::string& flags, const std::string& why) {
+    Log(LogLevel::kWarning, "out of memory: beginning again with a cheaper plan, kept from now on",
+        {{"job", job_id}, {"options", flags}, {"why", why}});
+  };
+}
+
 // Of a denoising stage. `context` must outlive them.
-model::StageHooks MakeHooks(Stage stage, StageContext& context) {
+model::StageHooks MakeHooks(Stage stage, const std::string& job_id, StageContext& context) {
   model::StageHooks hooks;
   hooks.cancelled = [&context] { return context.ShouldStop(); };
   hooks.progress = [&context](const model::StageProgress& at) {
@@ -49,6 +57,7 @@ model::StageHooks MakeHooks(Stage stage, StageContext& context) {
     context.ReportProgress(progress);
   };
   hooks.checkpoint_due = [&context] { return context.CheckpointDue(); };
+  hooks.plan_changed = PlanLogger(job_id);
   hooks.checkpoint = [&context, stage](const model::StageCheckpoint& checkpoint) {
     context.SaveCheckpoint(EncodeCheckpoint(stage, checkpoint));
   };
@@ -83,7 +92,7 @@ absl::Status CheckLatents(const StageInput& input, int64_t frames,
 absl::StatusOr<StageOutput> RunKeyframes(model::KeyframeStage& stage, const StageInput& input,
                                          StageContext& context, int preview_side) {
   const at::Tensor latents =
-      stage.Run(ToRequest(input.parameters), MakeHooks(Stage::kKeyframes, context),
+      stage.Run(ToRequest(input.parameters), MakeHooks(Stage::kKeyframes, input.job_id, context),
                 Resume(Stage::kKeyframes, input));  // [T, 4, h, w]
   // A job is fine without a preview.
   const auto preview =
@@ -108,9 +117,9 @@ absl::StatusOr<StageOutput> RunInterpolation(model::InterpolationStage& stage,
   const absl::Status checked =
       CheckLatents(input, stage.config().keyframes, request, stage.config());
   if (!checked.ok()) return checked;
-  const at::Tensor latents =
-      stage.Run(FromHostTensor(*input.latents), request, MakeHooks(Stage::kInterpolation, context),
-                Resume(Stage::kInterpolation, input));  // [T', 4, h, w]
+  const at::Tensor latents = stage.Run(FromHostTensor(*input.latents), request,
+                                       MakeHooks(Stage::kInterpolation, input.job_id, context),
+                                       Resume(Stage::kInterpolation, input));  // [T', 4, h, w]
   absl::StatusOr<HostTensor> host = ToHostTensor(latents);
   if (!host.ok()) return host.status();
   StageOutput output;
@@ -145,6 +154,7 @@ absl::StatusOr<StageOutput> RunDecoding(model::DecodingStage& stage, const Stage
 
   model::StageHooks hooks;
   hooks.cancelled = [&context] { return context.ShouldStop(); };
+  hooks.plan_changed = PlanLogger(input.job_id);
   stage.Run(FromHostTensor(*input.latents), hooks,
             [&](int64_t first, const at::Tensor& decoded) {  // uint8 [n, H, W, 3]
               const absl::Status status = encoder.Add(decoded);

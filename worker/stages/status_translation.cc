@@ -6,15 +6,12 @@
 #include <string>
 
 #include "worker/model/error.h"
+#include "worker/model/memory_plan.h"
 
 namespace kandinsky {
 namespace {
 
 using model::ModelError;
-
-bool Contains(const std::string& text, const char* part) {
-  return text.find(part) != std::string::npos;
-}
 
 absl::Status Translate(const ModelError& error) {
   switch (error.kind()) {
@@ -34,12 +31,7 @@ absl::Status Translate(const c10::Error& error) {
   // The text without the stack that what() carries.
   const std::string text = error.what_without_backtrace();
   const std::string line = text.substr(0, text.find('\n'));
-  // The CPU's allocator has no exception type of its own.
-  if (dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
-      Contains(text, "out of memory") || Contains(text, "not enough memory") ||
-      Contains(text, "can't allocate memory") || Contains(text, "CUBLAS_STATUS_ALLOC_FAILED")) {
-    return absl::ResourceExhaustedError(line);
-  }
+  if (model::IsOutOfMemory(error)) return absl::ResourceExhaustedError(line);
   return absl::InternalError(line);
 }
 

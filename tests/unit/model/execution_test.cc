@@ -71,21 +71,37 @@ TEST(ExecutionOptions, DefaultsOfFlagsAreThoseOfTheStruct) {
   EXPECT_EQ(parsed.second_device, plain.second_device);
   EXPECT_EQ(parsed.cuda_graphs, plain.cuda_graphs);
   EXPECT_EQ(parsed.cudnn_autotune, plain.cudnn_autotune);
+  EXPECT_EQ(parsed.text_encoder_device, plain.text_encoder_device);
+  EXPECT_EQ(parsed.text_encoder_weights, plain.text_encoder_weights);
+  EXPECT_EQ(parsed.interpolation_window, plain.interpolation_window);
+  EXPECT_EQ(parsed.device_memory_bytes, plain.device_memory_bytes);
 }
 
 TEST(ExecutionOptions, AreReadAndChecked) {
   const ExecutionOptions options = ParseExecutionOptions({{"device", "cpu"},
                                                           {"dtype", "bfloat16"},
                                                           {"guidance_passes", "2"},
+                                                          {"text_encoder_device", "offload"},
+                                                          {"text_encoder_weights", "int8"},
+                                                          {"interpolation_window", "8"},
+                                                          {"device_memory_bytes", "24GB"},
                                                           {"decode_bytes", "1.5GiB"}});
   EXPECT_EQ(options.placement.dtype, at::kBFloat16);
   EXPECT_EQ(options.guidance_passes, 2);
   EXPECT_EQ(options.decode_bytes, 1610612736);
+  EXPECT_EQ(options.text_encoder_device, ExecutionOptions::TextEncoderDevice::kOffload);
+  EXPECT_EQ(options.text_encoder_weights, ExecutionOptions::TextEncoderWeights::kInt8);
+  EXPECT_EQ(options.interpolation_window, 8);
+  EXPECT_EQ(options.device_memory_bytes, 24000000000);
   for (const auto& [name, value] :
        std::vector<std::pair<std::string, std::string>>{{"device", "quantum"},
                                                         {"dtype", "int3"},
                                                         {"guidance_passes", "3"},
                                                         {"guidance_passes", "two"},
+                                                        {"text_encoder_device", "gpu"},
+                                                        {"text_encoder_weights", "int4"},
+                                                        {"interpolation_window", "-1"},
+                                                        {"device_memory_bytes", "much"},
                                                         {"decode_bytes", "-1"},
                                                         {"cuda_graphs", "yes"},
                                                         {"cudnn_autotune", "auto"}}) {
@@ -155,6 +171,69 @@ TEST(ExecutionOptions, GuidanceInTwoPassesGivesTheSame) {
                 .max()
                 .item<double>(),
             1e-4);
+}
+
+TEST(ExecutionOptions, TextIsPlacedByBothOptions) {
+  using Device = ExecutionOptions::TextEncoderDevice;
+  using Weights = ExecutionOptions::TextEncoderWeights;
+  const at::Device gpu(at::kCUDA, 0), cpu(at::kCPU);  // nothing touches it
+  const auto place = [&](Device device, Weights weights, at::ScalarType dtype = at::kHalf) {
+    return PlaceText({.placement = {gpu, dtype},
+                      .text_encoder_device = device,
+                      .text_encoder_weights = weights});
+  };
+  const auto expect = [](const TextPlacement& got, at::Device kept, at::ScalarType kept_dtype,
+                         at::Device computed, at::ScalarType computed_dtype, bool fetched) {
+    EXPECT_EQ(got.kept, kept);
+    EXPECT_EQ(got.kept_dtype, kept_dtype);
+    EXPECT_EQ(got.computed, computed);
+    EXPECT_EQ(got.computed_dtype, computed_dtype);
+    EXPECT_EQ(got.fetched, fetched);
+  };
+  expect(place(Device::kSame, Weights::kSame), gpu, at::kHalf, gpu, at::kHalf, false);
+  expect(place(Device::kCpu, Weights::kSame), cpu, at::kHalf, cpu, at::kFloat, false);
+  expect(place(Device::kOffload, Weights::kSame), cpu, at::kHalf, gpu, at::kHalf, true);
+  expect(place(Device::kSame, Weights::kBfloat16), gpu, at::kBFloat16, gpu, at::kBFloat16, false);
+  expect(place(Device::kSame, Weights::kBfloat16, at::kFloat), gpu, at::kBFloat16, gpu, at::kFloat,
+         false);
+  expect(place(Device::kOffload, Weights::kInt8), cpu, at::kHalf, gpu, at::kHalf, true);
+  EXPECT_TRUE(place(Device::kOffload, Weights::kInt8).int8);
+  expect(PlaceText({.text_encoder_device = Device::kOffload}), cpu, at::kFloat, cpu, at::kFloat,
+         false);
+}
+
+TEST(ExecutionOptions, TextEncoderWeightsChangeKeyframesALittle) {
+  using Weights = ExecutionOptions::TextEncoderWeights;
+  const at::Tensor keyframes = KeyframeStage(Model()).Run(Request(0));
+  for (const Weights weights : {Weights::kBfloat16, Weights::kInt8}) {
+    const at::Tensor other =
+        KeyframeStage(Model(), {.text_encoder_weights = weights}).Run(Request(0));
+    const double error =
+        ((other - keyframes).pow(2).mean() / keyframes.pow(2).mean()).sqrt().item<double>();
+    EXPECT_GT(error, 0);
+    EXPECT_LT(error, 0.1);
+  }
+  const ExecutionOptions offload = {.text_encoder_device =
+                                        ExecutionOptions::TextEncoderDevice::kOffload};
+  EXPECT_TRUE(KeyframeStage(Model(), offload).Run(Request(0)).equal(keyframes));
+}
+
+TEST(ExecutionOptions, WindowsOfGroupsGiveTheWhole) {
+  const at::Tensor keyframes = KeyframeStage(Model()).Run(Request(1));
+  const at::Tensor clip = InterpolationStage(Model()).Run(keyframes, Request(1));
+  for (const int passes : {1, 2}) {
+    for (const int64_t window : {1, 4, 7, 14, 15, 100}) {
+      const ExecutionOptions options = {.interpolation_window = window, .guidance_passes = passes};
+      const double difference =
+          (InterpolationStage(Model(), options).Run(keyframes, Request(1)) - clip)
+              .abs()
+              .max()
+              .item<double>();
+      std::printf("window %lld, %d passes: %g\n", static_cast<long long>(window), passes,
+                  difference);
+      EXPECT_LT(difference, 1e-4) << window;
+    }
+  }
 }
 
 TEST(ExecutionOptions, DecodingInLessMemoryGivesTheSame) {

@@ -8,7 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "worker/model/checkpoint/load.h"
+#include "worker/model/checkpoint/tensor_source.h"
 #include "worker/model/error.h"
+#include "worker/model/json_reader.h"
 #include "worker/model/pipeline_parts.h"
 #include "worker/model/text/embedding_cache.h"
 #include "worker/model/text/text_encoder.h"
@@ -272,6 +275,70 @@ TEST(EmbeddingCache, TellsKeysApartAndForgetsFailures) {
   };
   EXPECT_THROW(fails(), std::runtime_error);
   EXPECT_EQ(cache.size(), 4u);
+}
+
+// The recorded text encoders of the parity cases, whose float32 contexts are known.
+TEST(TextEncoder, Int8WeightsStayNearTheRecordedContexts) {
+  const std::string parity = std::string(KANDINSKY_SOURCE_DIR) + "/tests/parity/";
+  for (const auto& [name, prompts] : std::vector<std::pair<std::string, std::vector<std::string>>>{
+           {"text_encoder_gelu", {"len40."}}, {"text_encoder_silu", {"len17.", "len128."}}}) {
+    const std::string directory = parity + name + "/";
+    const nlohmann::json recorded = ReadJsonFile(directory + "case.json");
+    TextEncoder encoder(TextEncoderConfig::FromJson(recorded.at("config")));
+    LoadInto(encoder.t5(), *OpenCheckpoint(directory + "weights.safetensors"),
+             {.ignored = {"decoder.", "lm_head."},
+              .aliases = {{"shared.weight", {"encoder.embed_tokens.weight"}}}});
+    LoadInto(encoder.projection(), *OpenCheckpoint(directory + "projections.safetensors"));
+    const at::NoGradGuard no_grad;
+    int matrices = 0;
+    encoder.t5().ForEachMatrix([&](StoredMatrix& matrix) {
+      const at::Tensor before = matrix.weight.clone();
+      matrix.Quantize();
+      ASSERT_EQ(matrix.weight.scalar_type(), at::kChar);
+      EXPECT_TRUE(((matrix.weight * matrix.scale - before).abs() <= matrix.scale * 0.5001)
+                      .all()
+                      .item<bool>());
+      matrix.Quantize();  // does nothing
+      ++matrices;
+    });
+    EXPECT_EQ(matrices, 7 * encoder.config().num_layers);
+    const auto inputs = OpenCheckpoint(directory + "inputs.safetensors");
+    const auto outputs = OpenCheckpoint(directory + "outputs.safetensors");
+    for (const std::string& prompt : prompts) {
+      const TextContext got = encoder.Encode(inputs->Read(prompt + "input_ids"),
+                                             inputs->Read(prompt + "attention_mask"));
+      const at::Tensor want = outputs->Read(prompt + "context");
+      ASSERT_EQ(got.context.sizes(), want.sizes());
+      const double error =
+          ((got.context - want).pow(2).mean() / want.pow(2).mean()).sqrt().item<double>();
+      std::printf("%s %s int8: %.4f of the root mean square\n", name.c_str(), prompt.c_str(),
+                  error);
+      EXPECT_GT(error, 1e-5);  // it is int8
+      EXPECT_LT(error, 0.03);
+    }
+  }
+}
+
+TEST(StoredMatrix, MultipliesInTheTypeOfItsInput) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor x = at::randn({3, 5, 16}), weight = at::randn({8, 16});
+  const at::Tensor want = at::linear(x, weight);
+  StoredMatrix narrow(8, 16, at::kBFloat16);
+  narrow.weight.copy_(weight);
+  EXPECT_EQ(narrow.Multiply(x).scalar_type(), at::kFloat);
+  EXPECT_TRUE(narrow.Multiply(x).allclose(want, 0.02, 0.1));
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    StoredMatrix matrix(8, 16, at::kFloat);
+    matrix.weight.copy_(weight);
+    matrix.Quantize();
+    const at::Tensor got = matrix.Multiply(x.to(dtype));
+    EXPECT_EQ(got.scalar_type(), dtype);
+    EXPECT_TRUE(got.to(at::kFloat).allclose(want, 0.02, 0.15)) << dtype;
+  }
+  StoredMatrix zero(8, 16, at::kFloat);
+  zero.weight.zero_();
+  zero.Quantize();
+  EXPECT_TRUE(zero.Multiply(x).equal(at::zeros({3, 5, 8})));
 }
 
 }  // namespace

@@ -231,5 +231,20 @@ TEST(MakeStageTest, BadOptionsAreErrors) {
   }
 }
 
+TEST(MakeStageTest, RefusesAModelThatCannotFit) {
+  for (const Stage stage : kStages) {
+    auto runner =
+        MakeStage(stage, {.model_dirs = {std::string(KANDINSKY_SOURCE_DIR) + "/models/tiny"},
+                          .execution = {{"device", "cpu"}, {"device_memory_bytes", "1MB"}},
+                          .threads = 1});
+    ASSERT_TRUE(runner.ok()) << runner.status();
+    const absl::Status status = (*runner)->Load();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_NE(status.message().find("of device memory for " + std::string(Name(stage))),
+              std::string::npos)
+        << status;
+  }
+}
+
 }  // namespace
 }  // namespace kandinsky

@@ -75,8 +75,9 @@ std::shared_ptr<torch::nn::Module> Container(torch::nn::Module& parent, const st
   return parent.register_module(name, std::make_shared<torch::nn::Module>());
 }
 
-// x / sqrt(mean(x^2) + epsilon) * weight over the last axis, statistics in float32.
-at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
+// x / sqrt(mean(x^2) + epsilon) * gain over the last axis, statistics in float32.
+at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& gain, double epsilon) {
+  const at::Tensor weight = gain.to(x.options());
   const at::Tensor wide = x.to(at::kFloat);
   const at::Tensor normed = wide * at::rsqrt(wide.pow(2).mean(-1, /*keepdim=*/true) + epsilon);
   return weight * normed.to(weight.scalar_type());
@@ -126,19 +127,22 @@ class T5Encoder::Block : public torch::nn::Module {
     const auto layer = Container(*this, "layer");
     const auto first = Container(*layer, "0"), second = Container(*layer, "1");
     const auto attention = Container(*first, "SelfAttention");
-    q_ = AddWeight(*attention, "q", {inner, d}, options);
-    k_ = AddWeight(*attention, "k", {inner, d}, options);
-    v_ = AddWeight(*attention, "v", {inner, d}, options);
-    o_ = AddWeight(*attention, "o", {d, inner}, options);
+    const auto matrix = [&](torch::nn::Module& parent, const char* name, int64_t out, int64_t in) {
+      return parent.register_module(name, std::make_shared<StoredMatrix>(out, in, options));
+    };
+    q_ = matrix(*attention, "q", inner, d);
+    k_ = matrix(*attention, "k", inner, d);
+    v_ = matrix(*attention, "v", inner, d);
+    o_ = matrix(*attention, "o", d, inner);
     if (has_relative_bias) {
       relative_bias = AddWeight(*attention, "relative_attention_bias",
                                 {config.relative_attention_num_buckets, config.num_heads}, options);
     }
     norm1_ = AddWeight(*first, "layer_norm", {d}, options);
     const auto feed_forward = Container(*second, "DenseReluDense");
-    wi_0_ = AddWeight(*feed_forward, "wi_0", {config.d_ff, d}, options);
-    wi_1_ = AddWeight(*feed_forward, "wi_1", {config.d_ff, d}, options);
-    wo_ = AddWeight(*feed_forward, "wo", {d, config.d_ff}, options);
+    wi_0_ = matrix(*feed_forward, "wi_0", config.d_ff, d);
+    wi_1_ = matrix(*feed_forward, "wi_1", config.d_ff, d);
+    wo_ = matrix(*feed_forward, "wo", d, config.d_ff);
     norm2_ = AddWeight(*second, "layer_norm", {d}, options);
   }
 
@@ -146,28 +150,33 @@ class T5Encoder::Block : public torch::nn::Module {
   at::Tensor forward(at::Tensor x, const at::Tensor& bias) const {
     const int64_t b = x.size(0), l = x.size(1);
     at::Tensor h = RmsNorm(x, norm1_, config_.layer_norm_epsilon);
-    const auto heads = [&](const at::Tensor& weight) {  // [B, N, L, K]
-      return at::linear(h, weight).view({b, l, config_.num_heads, config_.d_kv}).transpose(1, 2);
+    const auto heads = [&](const StoredMatrix& matrix) {  // [B, N, L, K]
+      return matrix.Multiply(h).view({b, l, config_.num_heads, config_.d_kv}).transpose(1, 2);
     };
-    const at::Tensor logits = at::matmul(heads(q_), heads(k_).transpose(2, 3)) + bias;
+    const at::Tensor logits = at::matmul(heads(*q_), heads(*k_).transpose(2, 3)) + bias;
     const at::Tensor attention =
         at::softmax(logits, -1, at::kFloat).to(logits.scalar_type());  // [B, N, L, L]
-    x = x + at::linear(at::matmul(attention, heads(v_)).transpose(1, 2).reshape({b, l, -1}), o_);
+    x = x + o_->Multiply(at::matmul(attention, heads(*v_)).transpose(1, 2).reshape({b, l, -1}));
     x = ClampHalf(x);
 
     h = RmsNorm(x, norm2_, config_.layer_norm_epsilon);
-    const at::Tensor gate = at::linear(h, wi_0_);  // [B, L, d_ff]
+    const at::Tensor gate = wi_0_->Multiply(h);  // [B, L, d_ff]
     const at::Tensor activated =
         config_.feed_forward_proj == "gated-silu" ? Silu(gate) : GeluTanh(gate);
-    x = x + at::linear(activated * at::linear(h, wi_1_), wo_);
+    x = x + wo_->Multiply(activated * wi_1_->Multiply(h));
     return ClampHalf(x);
+  }
+
+  void ForEachMatrix(const std::function<void(StoredMatrix&)>& visit) {
+    for (const auto& matrix : {q_, k_, v_, o_, wi_0_, wi_1_, wo_}) visit(*matrix);
   }
 
   at::Tensor relative_bias;  // [buckets, N], in the first block only
 
  private:
   const TextEncoderConfig config_;
-  at::Tensor q_, k_, v_, o_, norm1_, wi_0_, wi_1_, wo_, norm2_;
+  std::shared_ptr<StoredMatrix> q_, k_, v_, o_, wi_0_, wi_1_, wo_;
+  at::Tensor norm1_, norm2_;  // [D]
 };
 
 T5Encoder::T5Encoder(const TextEncoderConfig& config, at::TensorOptions options) : config_(config) {
@@ -180,6 +189,14 @@ T5Encoder::T5Encoder(const TextEncoderConfig& config, at::TensorOptions options)
   }
   relative_bias_ = blocks_.front()->relative_bias;
   final_norm_ = AddWeight(*encoder_, "final_layer_norm", {config.d_model}, options);
+}
+
+void T5Encoder::ComputeOn(at::Device device, at::ScalarType dtype) {
+  compute_ = at::TensorOptions(device).dtype(dtype);
+}
+
+void T5Encoder::ForEachMatrix(const std::function<void(StoredMatrix&)>& visit) {
+  for (const auto& block : blocks_) block->ForEachMatrix(visit);
 }
 
 at::Tensor T5Encoder::forward(const at::Tensor& ids, const at::Tensor& mask) const {
@@ -195,10 +212,11 @@ at::Tensor T5Encoder::forward(const at::Tensor& ids, const at::Tensor& mask) con
                          std::to_string(config_.vocab_size) + " entries");
   }
   const int64_t length = ids.size(1);
-  at::Tensor x = at::embedding(shared_, ids.to(shared_.device()));  // [B, L, D]
+  const at::TensorOptions compute = compute_.value_or(shared_.options());
+  at::Tensor x = at::embedding(shared_, ids.to(shared_.device())).to(compute);  // [B, L, D]
   const at::Tensor buckets = RelativeBuckets(length, config_.relative_attention_num_buckets,
                                              config_.relative_attention_max_distance)
-                                 .to(x.device());
+                                 .to(relative_bias_.device());
   const double lowest = x.scalar_type() == at::kHalf ? -65504.0
                         : x.scalar_type() == at::kBFloat16
                             ? static_cast<double>(std::numeric_limits<c10::BFloat16>::lowest())
@@ -206,7 +224,7 @@ at::Tensor T5Encoder::forward(const at::Tensor& ids, const at::Tensor& mask) con
   const at::Tensor masked = ((1 - mask.to(x.device(), x.scalar_type())) * lowest)
                                 .view({ids.size(0), 1, 1, length});  // [B, 1, 1, L]
   const at::Tensor bias =
-      at::embedding(relative_bias_, buckets).permute({2, 0, 1}).unsqueeze(0) + masked;
+      at::embedding(relative_bias_, buckets).to(compute).permute({2, 0, 1}).unsqueeze(0) + masked;
   for (const auto& block : blocks_) x = block->forward(x, bias);
   return RmsNorm(x, final_norm_, config_.layer_norm_epsilon);
 }

@@ -12,10 +12,14 @@
 #include <torch/nn/module.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "worker/model/text/stored_matrix.h"
 
 namespace kandinsky::model {
 
@@ -47,16 +51,24 @@ struct TextContext {
 };
 
 // One T5 encoder stack. forward: ids [B, L] int64, mask [B, L] (1 = visible) -> [B, L, D] in the
-// type of the weights.
+// type of the weights, or of ComputeOn.
 class T5Encoder : public torch::nn::Module {
  public:
   explicit T5Encoder(const TextEncoderConfig& config, at::TensorOptions options = {});
   at::Tensor forward(const at::Tensor& ids, const at::Tensor& mask) const;
 
+  // Where and in which type activations are computed, whatever the weights have. Weights that lie
+  // elsewhere are copied there matrix by matrix, for each product (see StoredMatrix). Default: as
+  // the weights.
+  void ComputeOn(at::Device device, at::ScalarType dtype);
+  // Calls `visit` with every matrix of the blocks, in order.
+  void ForEachMatrix(const std::function<void(StoredMatrix&)>& visit);
+
  private:
   class Block;
   const TextEncoderConfig config_;
-  at::Tensor shared_;  // [vocab, D]
+  std::optional<at::TensorOptions> compute_;  // device and type of activations
+  at::Tensor shared_;                         // [vocab, D]
   std::shared_ptr<torch::nn::Module> encoder_;
   std::vector<std::shared_ptr<Block>> blocks_;
   at::Tensor relative_bias_;  // [buckets, N]
@@ -84,7 +96,8 @@ class TextEncoder {
   // The T5 stack has `options`' type; the projection is float32 on the same device.
   explicit TextEncoder(const TextEncoderConfig& config, at::TensorOptions options = {});
 
-  // ids, mask [B, L] int64 -> context on the device of the weights.
+  // ids, mask [B, L] int64 -> context on the device of the projection, where activations must be
+  // computed, too.
   TextContext Encode(const at::Tensor& ids, const at::Tensor& mask) const;
 
   // The two halves, for loading and for tests.
