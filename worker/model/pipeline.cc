@@ -223,9 +223,10 @@ void CheckText(const char* field, const std::string& text, const IntRange& range
 }
 
 // run(execution), and if memory runs out there, once more with the next cheaper plan, which stays.
+// `graphs`, where there are any, hold memory of the plan before and are dropped.
 template <typename Run>
-auto WithCheaperPlan(PlannedStage stage, ExecutionOptions& execution, const StageHooks& hooks,
-                     const Run& run) {
+auto WithCheaperPlan(PlannedStage stage, ExecutionOptions& execution, GraphCache* graphs,
+                     const StageHooks& hooks, const Run& run) {
   std::optional<CheaperPlan> next;
   std::string why;
   try {
@@ -241,6 +242,7 @@ auto WithCheaperPlan(PlannedStage stage, ExecutionOptions& execution, const Stag
     why = "out of host memory";
   }
   // Outside of the handlers: all that the failed run held is gone.
+  if (graphs != nullptr) graphs->Clear();
   ReleaseCachedMemory(execution.placement.device);
   execution = next->execution;
   if (hooks.plan_changed) hooks.plan_changed(next->flags, why.substr(0, why.find('\n')));
@@ -341,7 +343,8 @@ at::Tensor KeyframeStage::Run(const GenerationRequest& request, const StageHooks
         impl_->aids.Guide(request.guidance_scale, execution, impl_->config.temporal_guidance),
         noise != nullptr ? *noise : seeded, hooks, resume);
   };
-  return WithCheaperPlan(PlannedStage::kKeyframes, impl_->execution, hooks, run);
+  return WithCheaperPlan(PlannedStage::kKeyframes, impl_->execution, impl_->aids.graphs.get(),
+                         hooks, run);
 }
 
 at::Tensor KeyframeStage::Preview(const at::Tensor& keyframes) {
@@ -425,8 +428,8 @@ at::Tensor InterpolationStage::Run(const at::Tensor& keyframes, const Generation
           noise != nullptr ? *noise : seeded, hooks,
           resume && resume->pass == pass ? resume : std::nullopt);
     };
-    const at::Tensor groups =
-        WithCheaperPlan(PlannedStage::kInterpolation, impl_->execution, hooks, run);
+    const at::Tensor groups = WithCheaperPlan(PlannedStage::kInterpolation, impl_->execution,
+                                              impl_->aids.graphs.get(), hooks, run);
     video = MergeGroups(video, groups);
   }
   return video;
@@ -484,7 +487,7 @@ void DecodingStage::Run(const at::Tensor& latents, const StageHooks& hooks,
     }
     delivery.Flush();
   };
-  WithCheaperPlan(PlannedStage::kDecoding, impl_->execution, hooks, run);
+  WithCheaperPlan(PlannedStage::kDecoding, impl_->execution, nullptr, hooks, run);
 }
 
 const ModelConfig& DecodingStage::config() const { return impl_->config; }
