@@ -133,6 +133,21 @@ TEST_F(MemoryOnDevice, PlanIsWhatTheDeviceMeasures) {
   }
 }
 
+TEST_F(MemoryOnDevice, PlanOfDecodingIsWhatTheDeviceMeasures) {
+  const at::Tensor latents = at::randn({16, 4, 16, 16});
+  for (const int64_t bytes : {int64_t{0}, int64_t{8000000}, int64_t{1000000}}) {
+    ExecutionOptions execution = OnDevice();
+    execution.decode_bytes = bytes;
+    const StageMemory plan = PlanStage(*config_, PlannedStage::kDecoding, {128, 128, 0}, execution);
+    Compare(plan, plan.activations_bytes(),
+            Measure<DecodingStage>(execution,
+                                   [&](DecodingStage& stage) {
+                                     stage.Run(latents, {}, [](int64_t, const at::Tensor&) {});
+                                   }),
+            "decoding, bound " + std::to_string(bytes));
+  }
+}
+
 TEST_F(MemoryOnDevice, OffloadedTextGivesTheSameAndItsWeightsStayOnTheHost) {
   const at::Tensor same = KeyframeStage(*directory_, OnDevice()).Run(Request(0));
   ExecutionOptions offload = OnDevice();
