@@ -30,6 +30,9 @@ struct Copy {
 using StreamKey = std::pair<c10::DeviceIndex, c10::StreamId>;
 
 struct State {
+  // Held while copies run: who finds none waiting on a stream that several threads use must not go
+  // on before those that another thread has taken are done. Copies may do kernels of their own.
+  std::recursive_mutex running;
   std::mutex mutex;
   // Guarded by mutex.
   std::map<StreamKey, std::vector<Copy>> waiting;
@@ -48,8 +51,9 @@ StreamKey Key(const c10::Stream& stream) { return {stream.device_index(), stream
 // Does what `due` says of the stream's copies, in order; true if there was any.
 bool Run(StreamKey stream, const std::function<bool(const Copy&)>& due) {
   std::vector<Copy> now;
+  State& state = TheState();
+  const std::lock_guard running(state.running);
   {
-    State& state = TheState();
     const std::lock_guard lock(state.mutex);
     std::vector<Copy> rest;
     for (Copy& copy : state.waiting[stream]) {
