@@ -84,8 +84,7 @@ struct Common {
       Invalid("--threads is " + std::to_string(threads) + ", must be from 0 (auto) to " +
               std::to_string(kMaxThreads));
     }
-    threads = ThreadsOrAuto(threads);
-    at::set_num_threads(threads);
+    at::set_num_threads(ThreadsOrAuto(threads));
     return model::ParsePlacement(device, "float32");
   }
 

@@ -181,6 +181,7 @@ GuidedUnet::GuidedUnet(Unet& unet, UnetInput cond, UnetInput uncond, const Guida
                                   Stack(cond_.context_mask, uncond_.context_mask));
   }
   cond_.text = unet.PrepareText(cond_.context, cond_.context_mask);
+  if (guidance_.scale == 0) return;  // nobody asks for the other half
   Unet& other = guidance_.second != nullptr ? *guidance_.second : unet;
   uncond_.text = other.PrepareText(uncond_.context, uncond_.context_mask);
   const at::Device there = DeviceOf(other);

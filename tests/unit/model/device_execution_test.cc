@@ -186,6 +186,7 @@ TEST_F(DeviceExecutionTest, GraphsGiveTheSameBitsForEveryRequest) {
     EXPECT_EQ(stats.recorded, 4);
     EXPECT_EQ(stats.as_usual, 4);
     EXPECT_EQ(stats.replayed, static_cast<int64_t>(kRequests.size()) * kSteps - 4);
+    EXPECT_THAT(group_graphs.stats().reason, IsEmpty());
     EXPECT_EQ(group_graphs.stats().failed, 0);
     EXPECT_EQ(group_graphs.stats().recorded, 3);
     EXPECT_EQ(group_graphs.stats().as_usual, 3);
