@@ -126,7 +126,9 @@ bool GraphCache::Record(Entry& entry, const Work& work) {
   const c10::Stream current = c10::impl::VirtualGuardImpl(device_.type()).getStream(device_);
   try {
     for (const at::Tensor& input : entry.first_inputs) {
-      entry.inputs.push_back(at::empty_strided(input.sizes(), input.strides(), input.options()));
+      // Values that the work can take, should the recorder run it: any number is no index.
+      entry.inputs.push_back(
+          at::empty_strided(input.sizes(), input.strides(), input.options()).copy_(input));
     }
     entry.work = work;
     Order(current, *stream_);
