@@ -510,10 +510,8 @@ def main():
         signal.signal(number, interrupted)
     sections = [("device", check.device)]
     sections += [(f"parity {dtype}", lambda dtype=dtype: check.parity(dtype)) for dtype in DTYPES]
-    sections += [("peak", check.peak), ("work", check.work)]
-    if os.access(os.path.join(check.options.bin, "kandinsky-plan"), os.X_OK):
-        sections.append(("plan", check.memory))
-    sections += [("run", check.speed), ("repeats", check.repeats)]
+    sections += [("peak", check.peak), ("work", check.work), ("plan", check.memory), ("run", check.speed),
+                 ("repeats", check.repeats)]
     # Until something better is known.
     check.guesses = {name: 60.0 for name, _ in sections}
     for name, function in sections:

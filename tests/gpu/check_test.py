@@ -31,12 +31,6 @@ def processes_with(marker):
     return found
 
 
-def expected_sections():
-    """All of them; a tree without kandinsky-plan has no plan."""
-    there = os.path.exists(os.path.join(options.bin, "kandinsky-plan"))
-    return [name for name in SECTIONS if name != "plan" or there]
-
-
 class CheckTest(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.mkdtemp(prefix="gpu_check_test_")
@@ -69,7 +63,7 @@ class CheckTest(unittest.TestCase):
         self.assertEqual(failures, {}, text)
         self.assertEqual(status, 0, text)
         self.assertTrue(report["passed"])
-        self.assertEqual(list(sections), expected_sections())
+        self.assertEqual(list(sections), SECTIONS)
         cases = {os.path.basename(os.path.dirname(path)) for path in glob.glob(os.path.join(SOURCE, "tests/parity/*/case.json"))}
         for dtype in ("float32", "float16", "bfloat16"):
             results = sections[f"parity {dtype}"]["data"]
@@ -153,7 +147,7 @@ class TinyTest(CheckTest):
         _, sections, _ = self.report()
         self.assertEqual(sections["peak"]["status"], "FAIL")
         self.assertIn("of the budget", sections["peak"]["summary"])
-        after = expected_sections()[expected_sections().index("peak") + 1:]
+        after = SECTIONS[SECTIONS.index("peak") + 1:]
         self.assertEqual([sections[name]["status"] for name in after], ["SKIPPED"] * len(after))
 
     def interrupted_by(self, number):

@@ -44,9 +44,8 @@ TEST(ShapesSource, LeavesOutAsOftenAsItIsAsked) {
     const auto source = MakeShapesSource(3, {}, leave_out);
     int count = 0;
     for (uint64_t index = 0; index < 500; ++index) {
-      for (const int64_t value : source->Redescribe(index, kRequest, 1)->attributes) {
-        count += value >= 0 ? 1 : 0;
-      }
+      const auto description = source->Redescribe(index, kRequest, 1);
+      for (const int64_t value : description->attributes) count += value >= 0 ? 1 : 0;
     }
     return count / 2000.0;
   };

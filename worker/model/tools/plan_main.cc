@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "worker/model/checkpoint/tensor_source.h"
 #include "worker/model/error.h"
 #include "worker/model/memory_plan.h"
 #include "worker/model/model_config.h"
@@ -203,7 +204,7 @@ Json ToJson(const model::ModelConfig& config, const Arguments& arguments, const 
           {"level", plans.level},
           {"width", plans.request.width},
           {"height", plans.request.height},
-          {"dtype", c10::toString(arguments.execution.placement.dtype)},
+          {"dtype", DtypeName(arguments.execution.placement.dtype)},
           {"stages", stages}};
 }
 
@@ -257,7 +258,8 @@ int Run(const Arguments& arguments) {
     std::printf("%s\n", (arguments.level == "all" ? all : all[0]).dump(1).c_str());
     return 0;
   }
-  std::printf("%s, %s\n", config.name.c_str(), c10::toString(arguments.execution.placement.dtype));
+  std::printf("%s, %s\n", config.name.c_str(),
+              DtypeName(arguments.execution.placement.dtype).c_str());
   for (const LevelPlans& plans : levels) Print(plans, arguments.format == "markdown");
   return 0;
 }
