@@ -204,7 +204,7 @@ Json ToJson(const model::ModelConfig& config, const Arguments& arguments, const 
           {"level", plans.level},
           {"width", plans.request.width},
           {"height", plans.request.height},
-          {"dtype", DtypeName(arguments.execution.placement.dtype)},
+          {"dtype", kandinsky::model::DtypeName(arguments.execution.placement.dtype)},
           {"stages", stages}};
 }
 
@@ -259,7 +259,7 @@ int Run(const Arguments& arguments) {
     return 0;
   }
   std::printf("%s, %s\n", config.name.c_str(),
-              DtypeName(arguments.execution.placement.dtype).c_str());
+              kandinsky::model::DtypeName(arguments.execution.placement.dtype).c_str());
   for (const LevelPlans& plans : levels) Print(plans, arguments.format == "markdown");
   return 0;
 }
