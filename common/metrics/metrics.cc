@@ -1,7 +1,9 @@
 #include "common/metrics/metrics.h"
 
 #include <dirent.h>
+#include <dlfcn.h>
 #include <prometheus/collectable.h>
+#include <pthread.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -108,3 +110,15 @@ prometheus::Histogram::BucketBoundaries DurationBuckets() {
 }
 
 }  // namespace kandinsky
+
+// In place of libc's. The web server behind the exposer starts its threads with stacks of 100 KiB,
+// and glibc takes the thread-local variables of all loaded libraries off a stack. NVIDIA's
+// libraries have 190 KiB of them, so that in a CUDA build no such thread could be started. An
+// executable's own functions come before a library's; see CMakeLists.txt, which exports this one.
+extern "C" int pthread_attr_setstacksize(pthread_attr_t* attributes, size_t size) noexcept {
+  constexpr size_t kLeast = size_t{2} << 20;
+  using Function = int (*)(pthread_attr_t*, size_t);
+  static const auto next =
+      reinterpret_cast<Function>(dlsym(RTLD_NEXT, "pthread_attr_setstacksize"));
+  return next(attributes, size < kLeast ? kLeast : size);
+}

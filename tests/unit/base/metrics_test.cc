@@ -3,11 +3,15 @@
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <string>
+
+// Of a library that takes 256 KiB off every stack; see static_tls.cc.
+char* ThreadLocalVariables();
 
 namespace kandinsky {
 namespace {
@@ -54,6 +58,24 @@ TEST(Metrics, ServesWhatIsRegistered) {
 
   Metrics second("test");
   EXPECT_EQ(second.Serve(*address).status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(Metrics, ServesBesideLibrariesWithManyThreadLocalVariables) {
+  // Without this the library would not be loaded.
+  ThreadLocalVariables()[0] = 1;
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  ASSERT_EQ(pthread_attr_setstacksize(&attributes, 100 << 10), 0);
+  pthread_t thread{};
+  ASSERT_EQ(pthread_create(
+                &thread, &attributes, [](void* p) { return p; }, nullptr),
+            0);
+  pthread_join(thread, nullptr);
+  pthread_attr_destroy(&attributes);
+  Metrics metrics("test");
+  const auto address = metrics.Serve("127.0.0.1:0");
+  ASSERT_TRUE(address.ok()) << address.status();
+  EXPECT_NE(Get(*address).find("kandinsky_build_info"), std::string::npos);
 }
 
 TEST(DurationBuckets, RiseToHalfAnHour) {
