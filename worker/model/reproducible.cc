@@ -3,6 +3,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <ATen/ThreadLocalState.h>
+#include <ATen/record_function.h>
 
 #include <algorithm>
 #include <functional>
@@ -82,6 +83,7 @@ Inputs RandomLike(const Inputs& inputs) {
 // ways[0] is how LibTorch computes it. Returns the first way with the bits that ways[0] has with
 // two threads, or ways.size() if there is none.
 size_t Try(const Inputs& inputs, const std::vector<Way>& ways) {
+  const at::DisableRecordFunctionGuard uncounted;  // trials are no work of the model
   const Inputs random = RandomLike(inputs);
   at::Tensor want;
   {

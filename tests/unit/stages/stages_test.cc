@@ -217,7 +217,8 @@ TEST(MakeStageTest, BadOptionsAreErrors) {
       {"no models", {}},
       {"device", {.model_dirs = {"x"}, .execution = {{"device", "quantum"}}}},
       {"dtype", {.model_dirs = {"x"}, .execution = {{"device", "cpu"}, {"dtype", "int3"}}}},
-      {"threads", {.model_dirs = {"x"}, .execution = {{"device", "cpu"}}, .threads = 0}}};
+      {"threads", {.model_dirs = {"x"}, .execution = {{"device", "cpu"}}, .threads = -1}},
+      {"threads", {.model_dirs = {"x"}, .execution = {{"device", "cpu"}}, .threads = 1025}}};
   for (const auto& c : kCases) {
     EXPECT_EQ(MakeStage(Stage::kKeyframes, c.options).status().code(),
               absl::StatusCode::kInvalidArgument)
