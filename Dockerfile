@@ -78,7 +78,7 @@ FROM runtime AS worker
 # hadolint ignore=DL3008
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-       libavcodec59 libavformat59 libavutil57 libswscale6 libgomp1 \
+       libavcodec59 libavformat59 libavutil57 libswscale6 libgomp1 libwebp7 libwebpdemux2 \
     && rm -rf /var/lib/apt/lists/* \
     && install -d -o 10001 -g 10001 /var/lib/kandinsky/spill
 COPY --from=worker-build /image/ /
