@@ -4,6 +4,9 @@
 #include <wctype.h>
 
 #include <algorithm>
+#include <optional>
+
+#include "common/spec/utf8.h"
 
 namespace kandinsky {
 namespace {
@@ -54,29 +57,10 @@ void AppendFolded(char32_t c, std::u32string& word) {
 // Takes one code point off the front; a byte that begins none is passed over and gives U+FFFD,
 // which is in no word.
 char32_t PopCharacter(std::string_view& text) {
-  constexpr char32_t kReplacement = 0xFFFD;
-  const auto first = static_cast<unsigned char>(text[0]);
-  const size_t length = first < 0x80   ? 1
-                        : first < 0xC2 ? 0
-                        : first < 0xE0 ? 2
-                        : first < 0xF0 ? 3
-                        : first < 0xF5 ? 4
-                                       : 0;
-  if (length == 0 || length > text.size()) {
-    text.remove_prefix(1);
-    return kReplacement;
-  }
-  char32_t c = length == 1 ? first : first & (0xFFU >> (length + 1));
-  for (size_t i = 1; i < length; ++i) {
-    const auto next = static_cast<unsigned char>(text[i]);
-    if ((next & 0xC0) != 0x80) {
-      text.remove_prefix(1);
-      return kReplacement;
-    }
-    c = c << 6 | (next & 0x3F);
-  }
-  text.remove_prefix(length);
-  return c;
+  const std::optional<char32_t> c = PopCodePoint(text);
+  if (c) return *c;
+  text.remove_prefix(1);
+  return 0xFFFD;
 }
 
 struct Word {
