@@ -6,8 +6,10 @@
 #include <map>
 #include <new>
 #include <string>
+#include <string_view>
 #include <utility>
 
+#include "common/spec/utf8.h"
 #include "worker/model/checkpoint/load.h"
 #include "worker/model/checkpoint/tensor_source.h"
 #include "worker/model/error.h"
@@ -180,25 +182,10 @@ SamplerConfig WithSteps(SamplerConfig config, int64_t steps) {
 
 // Length in code points, or -1 if the text is not UTF-8 (overlong forms and surrogates are refused,
 // too).
-int64_t CountCharacters(const std::string& text) {
+int64_t CountCharacters(std::string_view text) {
   int64_t count = 0;
-  for (size_t i = 0; i < text.size(); ++count) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const int length = byte < 0x80             ? 1
-                       : (byte & 0xe0) == 0xc0 ? 2
-                       : (byte & 0xf0) == 0xe0 ? 3
-                       : (byte & 0xf8) == 0xf0 ? 4
-                                               : 0;
-    if (length == 0 || i + length > text.size()) return -1;
-    uint32_t code = length == 1 ? byte : byte & (0xff >> (length + 1));
-    for (int k = 1; k < length; ++k) {
-      const auto next = static_cast<unsigned char>(text[i + k]);
-      if ((next & 0xc0) != 0x80) return -1;
-      code = code << 6 | (next & 0x3f);
-    }
-    constexpr uint32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};
-    if (code < kLeast[length] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return -1;
-    i += length;
+  for (; !text.empty(); ++count) {
+    if (!PopCodePoint(text)) return -1;
   }
   return count;
 }
